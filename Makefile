@@ -1,0 +1,30 @@
+# Two commands: `make demo` sees the product work, `make test` proves it. Both make .venv when it is not there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test lab export clean
+
+demo: .venv/ready
+	$(BIN)/paligemma-vqa demo --output runs/demo
+
+# The doc tests in the notebooks, the tutorials from a clean kernel, then what a doc test cannot show.
+test: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lab: .venv/ready
+	$(BIN)/jupyter lab nbs
+
+# After changing a notebook: write the modules and the README, and clean the notebooks.
+export: .venv/ready
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,qlora,ray]'
+	touch $@
+
+clean:
+	rm -rf .venv runs _docs _proc build dist *.egg-info
