@@ -9,12 +9,14 @@ __all__ = ['HUB_FILES', 'TEXT_ATTENTION', 'VISION_TARGETS', 'INFO_FILE', 'base_f
            'merge_adapter']
 
 # %% ../nbs/04_modeling.ipynb #436c9fb0
-import hashlib, importlib.metadata, json, os, re, shutil
+import hashlib, importlib.metadata, json, logging, os, re, shutil
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
+
+logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)  # it announces a missing extra whenever it is imported
 
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -137,7 +139,7 @@ def load_base(
     if wrong := [*report['missing_keys'], *report['unexpected_keys'], *report['mismatched_keys']]:
         raise VQAError(f'the checkpoint does not fit a PaliGemma ({len(wrong)} tensors, such as {sorted(map(str, wrong))[0]})', folder)
     # transformers refuses SDPA for every Gemma 2, though without soft-capping, as here, it computes the same.
-    if chosen == 'sdpa': text._attn_implementation = 'sdpa'
+    if chosen == 'sdpa': model.config.text_config._attn_implementation = 'sdpa'
     if not quantization: model.to(device)
     return model.eval(), processor
 
@@ -345,7 +347,7 @@ def load_lora(
     wanted = _target_modules(model, config)
     stored = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
     if wanted != stored: raise _mismatch(folder, missing=wanted - stored, unexpected=stored - wanted)
-    config.target_modules, config.inference_mode = sorted(wanted), True
+    config.target_modules, config.inference_mode, config.base_model_name_or_path = sorted(wanted), True, None
     try:
         model = get_peft_model(model, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
