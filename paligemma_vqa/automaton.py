@@ -178,6 +178,10 @@ class AnswerAutomaton:
         names = [(self.schema.events[e], self.schema.phases[p]) for e, p in sorted(f for f in found if f)]
         return names + [None] * (None in found)
 
+    def is_boundary(self, state:int) -> bool:
+        "Whether a new item, or the end, may begin here"
+        return any(written == 0 for _, _, written in self._configurations[state])
+
     def __len__(self) -> int:
         "How many states exist so far"
         return len(self._configurations)

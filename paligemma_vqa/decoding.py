@@ -32,7 +32,7 @@ class TreeSession:
         self.logits = [{} for _ in range(self.rows)]           # per row: node -> candidates' logits [C], once it has run
         self.hidden = [{} for _ in range(self.rows)]           # per row: node -> last hidden state [D]
         self._columns = [[()] for _ in range(self.rows)]       # per row and node: the cache columns it sees below the trunk
-        self._queue = [[] for _ in range(self.rows)]           # per row: nodes that the next pass will run
+        self._queue = [[] for _ in range(self.rows)]           # per row: (node, parent, token) that the next pass will run
         self.forwards, self.tokens_run = 0, 0
         self._cache, self._width = DynamicCache(), 0           # columns in the cache so far
         candidates = torch.tensor(automaton.candidates, device=self.model.device)
@@ -46,8 +46,8 @@ class TreeSession:
         if key not in self.children[row]:
             new = self.children[row][key] = len(self.states[row])
             self.states[row].append(self.automaton.next(self.states[row][node])[token])
-            self._columns[row].append(self._columns[row][node])
-            self._queue[row].append((new, token))
+            self._columns[row].append(None)                    # known when it runs
+            self._queue[row].append((new, node, token))
         return self.children[row][key]
 
     def follow(self, row:int, tokens:Iterable[int], node:int=0) -> int:
@@ -66,6 +66,9 @@ class TreeSession:
         scores = self.logits[row][node][[self._column_of[t] for t in tokens]]
         return dict(zip(tokens, (scores - np.logaddexp.reduce(scores)).tolist()))
 
+    @property
+    def is_waiting(self) -> bool: return any(self._queue)
+
     def has_run(self, row:int, node:int) -> bool: return node in self.logits[row]
 
     @torch.no_grad()
@@ -80,8 +83,8 @@ class TreeSession:
         depths = torch.zeros(self.rows, width, dtype=torch.long)
         seen = []                                                          # (row, query, column) triples
         for row, nodes in enumerate(queue):
-            for i, (node, token) in enumerate(nodes):
-                columns = self._columns[row][node] = self._columns[row][node] + (start + i,)
+            for i, (node, parent, token) in enumerate(nodes):
+                columns = self._columns[row][node] = self._columns[row][parent] + (start + i,)
                 ids[row, i], depths[row, i] = token, len(columns)
                 seen += [(row, i, column) for column in columns]
         embeddings = self.model.get_input_embeddings()(ids.to(device))
@@ -99,12 +102,22 @@ class TreeSession:
         if not self.forwards:
             self.intro_hidden = hidden[:, start - len(self.intro) - 1:start]   # before each forced token, and the root
             hidden = hidden[:, start - 1:]
-            queue = [[(0, None), *nodes] for nodes in queue]
+            queue = [[(0, None, None), *nodes] for nodes in queue]
         self.forwards += 1
         self._width = start + width
-        logits = self._cap(hidden.float() @ self._head.T).double().cpu().numpy()
+        logits = self.candidate_logits(hidden)
         for row, nodes in enumerate(queue):
-            for i, (node, _) in enumerate(nodes): self.logits[row][node], self.hidden[row][node] = logits[row, i], hidden[row, i]
+            for i, (node, *_) in enumerate(nodes): self.logits[row][node], self.hidden[row][node] = logits[row, i], hidden[row, i]
+
+    def candidate_logits(self, hidden:torch.Tensor) -> np.ndarray:
+        "The logits of the tokens that an answer can hold"
+        return self._cap(hidden.float() @ self._head.T).double().cpu().numpy()
+
+    @torch.no_grad()
+    def log_normalizers(self, hidden:torch.Tensor) -> np.ndarray:
+        "For hidden states [N, D], the log of the sum over the *whole* vocabulary, [N]"
+        weight = self.model.get_output_embeddings().weight
+        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).double().cpu().numpy() for some in hidden.split(64)])
 
     def _cap(self, logits): return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
 
