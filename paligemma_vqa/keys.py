@@ -67,6 +67,8 @@ COMMANDS = (
     Command('select_back_10', '', ('Shift+PageUp',)),
     Command('forward_10', 'ten further', ('PageDown',)),
     Command('back_10', 'ten back', ('PageUp',)),
+    Command('take 0', '', ('Alt+1',)),   # in a review: settle it the way the first annotator did
+    Command('take 1', '', ('Alt+2',)),
     Command('first', 'first of the video', ('Home',)),
     Command('last', 'last of the video', ('End',)),
 )
@@ -224,10 +226,13 @@ function render({ model, el }) {
       paint();
     });
   }
+  function onChange(event) {                            // a chosen menu entry gives the keys back
+    if (event.target.matches('select')) setTimeout(() => root.focus({ preventScroll: true }));
+  }
   const onDocumentDown = event => { downOutside = root && !root.contains(event.target); };
   const onDocumentUp = event => { if (scrubFrom) onPointerUp(event); };
 
-  const listeners = { keydown: onKeyDown, click: onClick, pointerdown: onPointerDown, pointermove: onPointerMove,
+  const listeners = { keydown: onKeyDown, click: onClick, change: onChange, pointerdown: onPointerDown, pointermove: onPointerMove,
                       focusin: paint, focusout: onFocusOut };
   function attach() {
     if (isOver) return;
