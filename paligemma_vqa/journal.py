@@ -7,7 +7,7 @@ __all__ = ['write_atomically', 'sync_folder', 'read_journal', 'Journal']
 
 # %% ../nbs/00a_journal.ipynb #732bbde9
 import errno, json, os, socket, tempfile, weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -52,21 +52,22 @@ def sync_folder(folder:str|Path) -> None:
 # %% ../nbs/00a_journal.ipynb #f69df8cf
 def read_journal(
     path:str|Path,
-    start:int=0,  # Byte to start at, the end of an earlier reading
-) -> tuple[list[dict], int, int]:
-    "The entries of a journal, the byte where its whole lines end, and how many of these could not be read"
+    use:Callable[[dict], object],  # Called with each entry; they are not collected, since a long journal's would fill the memory
+    start:int=0,                   # Byte to start at, the end of an earlier reading
+) -> tuple[int, int]:
+    "Read the whole lines of a journal; returns the byte where they end and how many could not be read"
     try:
         with open(path, 'rb') as file:
             file.seek(start)
             raw = file.read()
-    except FileNotFoundError: return [], 0, 0
-    end, entries, damaged = raw.rfind(b'\n') + 1, [], 0
+    except FileNotFoundError: return 0, 0
+    end, damaged = raw.rfind(b'\n') + 1, 0
     for line in raw[:end].split(b'\n')[:-1]:
-        try: entry = json.loads(line)
+        try: entry = json.loads(line.decode())
         except (ValueError, RecursionError): entry = None
-        if isinstance(entry, dict): entries.append(entry)
+        if isinstance(entry, dict): use(entry)
         else: damaged += 1   # a bad block in the middle: the lines around it are still good
-    return entries, start + end, damaged
+    return start + end, damaged
 
 # %% ../nbs/00a_journal.ipynb #8c38b3a6
 _open_journals = weakref.WeakValueDictionary()  # a notebook cell that is run again must not be locked out by its own first run
@@ -75,7 +76,8 @@ class Journal:
     "Append JSON lines to one file, so that what `append` has accepted survives a crash"
     def __init__(self,
         path:str|Path,
-        wait_s:float=0,  # How long to wait for another process that has the journal open
+        use:Callable[[dict], object]=lambda entry: None,  # Called with each entry that is there already
+        wait_s:float=0,                                   # How long to wait for another process that has the journal open
     ):
         self.path, self.notices = Path(path).resolve(), []
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ class Journal:
             raise VQAError(f'cannot be opened for writing ({error.strerror})', self.path, remedy='Open it read-only.') from None
         try:
             self._descriptor = os.open(self.path, os.O_RDWR|os.O_CREAT|os.O_APPEND|getattr(os, 'O_BINARY', 0), 0o666)
-            try: self._start()
+            try: self._start(use)
             except BaseException: os.close(self._descriptor); raise
         except BaseException as error:
             self._lock.release()
@@ -97,9 +99,9 @@ class Journal:
             raise
         _open_journals[self.path] = self
 
-    def _start(self):
+    def _start(self, use):
         self._tell_owner()
-        self.entries, self.size, damaged = read_journal(self.path)  # the entries found; those appended later are not added
+        self.size, damaged = read_journal(self.path, use)
         if damaged: self.notices.append(f'{damaged} damaged lines in {self.path} were passed over.')
         if os.fstat(self._descriptor).st_size > self.size: self._put_tail_aside()
         sync_folder(self.path.parent)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'FRAMES', 'PICTURE_SUFFIXES', 'split_name', 'Record', 'check_image_path', 'parse_record', 'read_lines',
-           'labels_path', 'read_records', 'write_records', 'load_schema', 'list_pictures']
+           'labels_path', 'read_records', 'write_records', 'load_schema', 'list_pictures', 'whereabouts', 'Pictures']
 
 # %% ../nbs/01_labels.ipynb #d40e1fcf
 import json, os, re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -148,3 +149,88 @@ def list_pictures(
                 if entry.name.startswith('.'): continue
                 if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES: yield path
                 elif entry.is_dir(): waiting.append(path)
+
+def whereabouts(values:dict) -> dict:
+    "Of a record's extra keys those that say where its picture comes from"
+    return {key: values[key] for key in ('video', 'frame_index', 'time_s') if values.get(key) is not None}
+
+# %% ../nbs/01_labels.ipynb #c274fa05
+class Pictures:
+    "The pictures of a dataset folder in order, and the videos they belong to"
+    def __init__(self,
+        folder:str|Path,
+        spans:bool=True,  # False: every picture stands alone although its name shows a video
+    ):
+        self.folder, self._spans, self._known, self._places = Path(folder), spans, {}, {}
+        self.items:list[str] = []
+        self.videos:dict[str, list[str]] = {}
+        self.numbers:dict[str, int] = {}  # picture to its place in `items`
+
+    def learn(self, item:str, values:dict) -> None:
+        "What a line says about a picture goes before what its name says"
+        if where := whereabouts(values): self._known[item] = where
+
+    def read_frames(self) -> None:
+        "Learn from `frames.jsonl`, if there is one; `VQAError` when a line cannot be read"
+        path = self.folder/FRAMES
+        for number, line in read_lines(path) if path.exists() else ():
+            try:
+                frame = json.loads(line)
+                self.learn(frame['image'], frame)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise VQAError('the line is torn or names no image', path, number, 'Delete it.') from None
+
+    def scan(self,
+        also:Iterable[str]=(),  # Pictures that labels name; they count when they exist, wherever they are
+    ) -> set[str]:
+        "List the folder; returns those of `also` that are missing"
+        self._places.clear()  # what was learnt since may have changed the order
+        found = set(list_pictures(self.folder))
+        others = set(also) - found
+        missing = {item for item in others if not (self.folder/item).is_file()}
+        self.items = sorted(found | others - missing, key=self.order)
+        self.numbers = {item: number for number, item in enumerate(self.items)}
+        self.videos = {}
+        for item in self.items:
+            if (video := self.place(item)[0]) is not None: self.videos.setdefault(video, []).append(item)
+        return missing
+
+    def place(self, item:str) -> tuple[str|None, tuple]:
+        "The video of a picture (None: it stands alone) and its place there, which sorts by time"
+        place = self._places.get(item)
+        if place is None:
+            known, (video, frame_index) = self._known.get(item, {}), split_name(item)
+            video, frame_index = known.get('video') or video, known.get('frame_index', frame_index)
+            place = self._places[item] = (video if self._spans else None), (0 if frame_index is None else frame_index, item)
+        return place
+
+    def order(self, item:str) -> tuple:
+        "Sorts all pictures: the lone ones first"
+        video, place = self.place(item)
+        return (video, *place) if video else ('', 0, item)
+
+    def info(self, item:str) -> dict:
+        "`video`, `frame_index` and `time_s` of a picture, as far as they are known"
+        video, frame_index = split_name(item)
+        return (dict(video=video, frame_index=frame_index) if video else {}) | self._known.get(item, {})
+
+    def check(self, item:str) -> str:
+        if item in self.numbers: return item
+        raise VQAError(f"no picture '{item}'", self.folder, remedy='Open the folder again if it is new.')
+
+    def neighbour(self, item:str, step:int) -> str|None:
+        "The picture `step` places on in the same video, or among the lone ones; None past the end"
+        number = self.numbers[self.check(item)] + step
+        if not 0 <= number < len(self.items): return None
+        return self.items[number] if self.place(self.items[number])[0] == self.place(item)[0] else None
+
+    def run(self, first:str, last:str) -> list[str]:
+        "The pictures from one to another, both included, whichever comes first"
+        if self.place(self.check(first))[0] != self.place(self.check(last))[0]:
+            raise VQAError(f"'{first}' and '{last}' are in different videos", remedy='Give both ends in one video.')
+        start, end = sorted((self.numbers[first], self.numbers[last]))
+        return self.items[start:end + 1]
+
+    def after(self, place:tuple, video:str) -> int:
+        "Where the pictures after a place begin in a video's list"
+        return bisect_right(self.videos.get(video, []), place, key=lambda item: self.place(item)[1])
