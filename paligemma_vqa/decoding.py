@@ -111,13 +111,13 @@ class TreeSession:
 
     def candidate_logits(self, hidden:torch.Tensor) -> np.ndarray:
         "The logits of the tokens that an answer can hold"
-        return self._cap(hidden.float() @ self._head.T).double().cpu().numpy()
+        return self._cap(hidden.float() @ self._head.T).cpu().double().numpy()
 
     @torch.no_grad()
     def log_normalizers(self, hidden:torch.Tensor) -> np.ndarray:
         "For hidden states [N, D], the log of the sum over the *whole* vocabulary, [N]"
         weight = self.model.get_output_embeddings().weight
-        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).double().cpu().numpy() for some in hidden.split(64)])
+        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy() for some in hidden.split(64)])
 
     def _cap(self, logits): return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
 
