@@ -213,10 +213,13 @@ def changes_from(
         if not readable: continue
         annotation = annotations[readable[0].answer]
         name, ledger = chosen.get(item, (None, own))
-        if name and (final_annotation(ledger, item, schema) == annotation or changed <= ledger.fields[item]['time']): continue
+        imported = [dict(question=line.question, answer=line.answer, extra=line.extra) for line in readable]
+        if name and changed <= ledger.fields[item]['time']: continue
+        if name and final_annotation(ledger, item, schema) == annotation and (
+            ledger.fields[item].get('source') != 'imported' or ledger.fields[item]['lines'] == imported): continue
         if not name and any(item in ledger.reopened for ledger in ledgers.values()): continue
         keys, fields = own.keys.get(item, {}), own.fields.get(item, {})
-        new = dict(source='imported', lines=[dict(question=line.question, answer=line.answer, extra=line.extra) for line in readable])
+        new = dict(source='imported', lines=imported)
         if 'settled' in ledger.fields.get(item, {}): new['settled'] = annotation
         changes[item] = without_idle(dict(events={event: [keys.get(event), annotation.get(event, ENDS)] for event in schema.events},
                                           status=[own.statuses.get(item), 'done'],

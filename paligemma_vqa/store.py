@@ -18,7 +18,7 @@ from threading import RLock
 
 from filelock import FileLock
 
-from .journal import Journal, read_journal, write_atomically
+from .journal import Journal, read_journal, remove_leftovers, write_atomically
 from .labels import LABELS, Pictures, Record, load_schema, parse_record, read_lines
 from .ledger import (ENDS, HOLDS, STATUSES, Change, ItemState, Ledger, Span, changes_from, choose, inverse,
                                   records_of, without_idle)
@@ -461,6 +461,7 @@ class LabelStore:
             written = {(record.image, record.question) for record in records}
             kept = [record for record in self._kept if (record.image, record.question) not in written]
             lines = [record.to_json().encode() + b'\n' for record in records + kept]
+            for file in (path, self._compacted_path): remove_leftovers(file)
             if lines or path.exists():
                 content = b''.join(lines)
                 try:
