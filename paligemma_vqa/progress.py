@@ -63,7 +63,7 @@ class LiveProgress(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if not self.bar: return
         shown = {key.removeprefix('eval_'): value for key, value in (metrics or {}).items()
-                 if isinstance(value, float) and not key.endswith(('runtime', 'per_second', 'time'))}
+                 if key.startswith('eval_') and isinstance(value, float) and not key.endswith(('runtime', 'per_second', 'time'))}
         lines = [f'epoch {state.epoch:.4g}: ' + ' · '.join(f'{name} {value:.4f}' for name, value in shown.items())]
         for right, current in self.examples[:3]:
             lines.append(f"   {'right' if right == current else 'wrong'}: {current}" + ('' if right == current else f'\n   it is: {right}'))
@@ -89,6 +89,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.received: control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # Leaving the loop looks like the end of an epoch. An evaluation now, and a second save, would be in no uninterrupted run.
+        if self.received: control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs): self.restore()
 

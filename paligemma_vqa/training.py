@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from .config import TrainingConfig
+from .config import TrainingConfig   # ours before the Trainer: importing it is what makes bitsandbytes speak
 from .data import Collator, load_dataset
 from .labels import load_schema
 from .modeling import AdapterInfo, add_adapter, describe_base, describe_trainable, load_base, save_adapter, versions
 from .progress import LiveProgress, StopOnSignal, draw_history
 from .schema import VQAError
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 # %% ../nbs/05_training.ipynb #67c07421
 Score = Callable[[torch.nn.Module, object, object], dict]   # (model, processor, dataset) -> {'exact': 0.9, …}
@@ -61,10 +61,11 @@ class KeepBest(TrainerCallback):
         if key not in evaluations[-1]:
             known = ', '.join(k.removeprefix('eval_') for k in evaluations[-1] if k.startswith('eval_'))
             raise VQAError(f"the evaluation has no metric '{self.config.best_metric}'", remedy=f'Set best_metric to one of {known}.')
-        ranks = [(sign * h[key], -h['eval_loss']) for h in evaluations]   # the loss decides between equals
-        best = ranks.index(max(ranks))
-        if best == len(ranks) - 1: self.save(evaluations[-1])
-        elif self.config.early_stopping and len(ranks) - 1 - best >= self.config.early_stopping: control.should_training_stop = True
+        values = [sign * h[key] for h in evaluations]
+        ranks = [(value, -h['eval_loss']) for value, h in zip(values, evaluations)]   # the loss decides between equals
+        if max(ranks) not in ranks[:-1]: self.save(evaluations[-1])
+        since_best = len(values) - 1 - values.index(max(values))
+        if self.config.early_stopping and since_best >= self.config.early_stopping: control.should_training_stop = True
 
 # %% ../nbs/05_training.ipynb #dc23cfcc
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def finetune(
     is_main = trainer.is_world_process_zero()
 
     def save(evaluation):
-        metrics = {name.removeprefix('eval_'): value for name, value in evaluation.items() if name.startswith('eval_')}
+        metrics = {name.removeprefix('eval_'): value for name, value in evaluation.items() if name.startswith('eval_') and not name.endswith(('runtime', 'per_second'))}
         unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if is_main: save_adapter(unwrapped, run_dir / 'adapter', dataclasses.replace(info, metrics=metrics), processor)
 
