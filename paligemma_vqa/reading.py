@@ -10,6 +10,7 @@ __all__ = ['VIDEO_SUFFIXES', 'PICTURE_SUFFIXES', 'Frame', 'VideoInfo', 'Loss', '
 import logging, re, time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -115,9 +116,13 @@ def video_info(path:str|Path) -> VideoInfo:
         return VideoInfo(width, height, float(stream.average_rate) if stream.average_rate else None,
                          _duration_s(container, stream), stream.frames or None, stream.codec_context.name, rotation)
 
-def upright(frame:av.VideoFrame) -> np.ndarray:
-    "The picture as RGB, turned as the file asks"
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24'), frame.rotation // 90 % 4))
+def upright(frame:av.VideoFrame, max_height:int|None=None) -> np.ndarray:
+    "The picture as RGB, turned as the file asks; with `max_height` made smaller for showing, to even sides"
+    turns, size = frame.rotation // 90 % 4, {}
+    height = frame.width if turns % 2 else frame.height
+    if max_height and height > max_height:
+        size = {side: max(2, round(getattr(frame, side) * max_height / height / 2) * 2) for side in ('width', 'height')}
+    return np.ascontiguousarray(np.rot90(frame.reformat(format='rgb24', **size).to_ndarray(), turns))
 
 # %% ../nbs/00b_reading.ipynb #cc6b2cc7
 _LONGEST_GAP_S = 2.0   # Longer without a picture is worth telling, also where the rate varies
@@ -125,7 +130,8 @@ _LONGEST_GAP_S = 2.0   # Longer without a picture is worth telling, also where t
 def _file_frames(
     container:av.container.InputContainer,
     grid:_Grid,
-    losses:list[Loss],   # What is lost is appended
+    losses:list[Loss],          # What is lost is appended
+    max_height:int|None=None,   # px
 ) -> Iterator[tuple[int, float, Callable[[], np.ndarray]]]:
     stream = container.streams.video[0]
     codec = stream.codec_context
@@ -177,7 +183,7 @@ def _file_frames(
                 losses.append(Loss(last_s + spacing_s, time_s, 'no pictures in the file'))
             last_s = time_s
             if grid.is_past(time_s) and grid.is_past(time_s - 1): return   # a second later, because damaged files can be out of order
-            yield index, time_s, lambda: upright(frame)
+            yield index, time_s, partial(upright, frame, max_height)
     end_s = _duration_s(container, stream)
     if end_s is not None and grid.end_s is not None: end_s = min(end_s, grid.end_s)
     if broken_at is not None: lose(max(end_s or 0, broken_at + spacing_s))
@@ -233,6 +239,7 @@ class VideoReader:
         end_s:float|None=None,    # Where to stop, not included
         folder_fps:float=25.0,    # Pictures of a folder per second
         timeout_s:float=10.0,     # How long an address may be silent before it is an error
+        max_height:int|None=None, # px; higher frames of a file or address are made smaller, for showing
     ):
         self.source, self.losses = source, []
         self._grid, self._container, grid = None, None, _Grid(fps, start_s, end_s)
@@ -241,7 +248,7 @@ class VideoReader:
         else:
             low_delay = dict(rtsp_transport='tcp') if str(source).startswith('rtsp') else {}
             self._container = _open(source, **(dict(timeout=timeout_s, options=low_delay) if is_address(source) else {}))
-            self._frames = _file_frames(self._container, grid, self.losses)
+            self._frames = _file_frames(self._container, grid, self.losses, max_height)
         self._grid = grid
 
     def __iter__(self) -> Iterator[Frame]:
@@ -269,13 +276,15 @@ def read_frames(source:str|Path|int, fps:float|None=None, **options) -> Iterator
 
 def frame_at(
     path:str|Path,
-    time_s:float,   # s
+    time_s:float,              # s
+    max_height:int|None=None,  # px
 ) -> Frame:
     "The frame shown at `time_s`: the last one that starts at or before it"
     found = None
-    with VideoReader(path, start_s=max(0.0, time_s - 1), end_s=time_s + 1) as reader:
-        for frame in reader:
-            if found is not None and frame.time_s > time_s + 1e-6: break
-            found = frame
-    if found is None: raise VQAError(f'there is no picture at {time_s:.2f} s', path, remedy='Choose an earlier time.')
-    return found
+    with VideoReader(path, start_s=time_s, max_height=max_height) as reader:
+        for item in reader._frames:   # pictures that are not asked for are not made
+            if found is not None and item[1] > time_s + 1e-6: break
+            found = item
+        image = found and found[2]()
+    if image is None: raise VQAError(f'there is no picture at {time_s:.2f} s', path, remedy='Choose an earlier time.')
+    return Frame(*found[:2], image)
