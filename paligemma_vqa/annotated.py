@@ -29,23 +29,28 @@ class VideoWriter:
         path:str|Path,
         fps:float=25.0,      # Usual rate: how long the last frame is shown
         quality:int=23,      # x264's constant rate factor: 18 looks like the original, 28 is small
+        preset:str='veryfast',  # x264's: how much time to spend on making it small
     ):
         self.path, self.fps = Path(path), fps
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = self.path.with_name(f'.{self.path.stem}.partial.mp4')
         self._container = av.open(str(self._partial), 'w', options=dict(movflags='faststart'))
         self._stream = self._container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options=dict(
-            crf=str(quality), preset='veryfast', bf='0'))   # no B-frames: packets leave in order of time, so the last one ends the video
+            crf=str(quality), preset=preset, bf='0'))   # no B-frames: packets leave in order of time, so the last one ends the video
         self._stream.pix_fmt, self._stream.codec_context.time_base, self._last = 'yuv420p', Fraction(1, 90000), None
 
     def write(self,
-        image:np.ndarray,   # uint8 [H, W, 3], RGB, all of one size; an odd last row or column is dropped
+        image:np.ndarray,   # uint8 [H, W, 3], RGB; an odd last row or column is dropped; later ones are fitted to the first's size
         time_s:float,       # When it is shown, later than the frame before
     ) -> None:
         height, width = (side // 2 * 2 for side in image.shape[:2])
         ticks = round(time_s * 90000)
         if self._last is None: self._stream.width, self._stream.height = width, height
-        elif ticks <= self._last: raise VQAError(f'frame at {time_s:.3f} s is not later than the one before', self.path, remedy='Write frames in order.')
+        elif (width, height) != (self._stream.width, self._stream.height):
+            width, height = self._stream.width, self._stream.height
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        if self._last is not None and ticks <= self._last:
+            raise VQAError(f'frame at {time_s:.3f} s is not later than the one before', self.path, remedy='Write frames in order.')
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format='rgb24')
         frame.pts, frame.time_base, frame.duration, self._last = ticks, Fraction(1, 90000), round(90000 / self.fps), ticks
         self._mux(self._stream.encode(frame))
@@ -61,12 +66,14 @@ class VideoWriter:
         if self._last is None: self._partial.unlink(missing_ok=True)
         else: os.replace(self._partial, self.path)
 
-    def __enter__(self): return self
-
-    def __exit__(self, kind, *_):
-        if kind is None: return self.close()
+    def abandon(self) -> None:
+        "Leave no part of a file behind"
         self._container.close()
         self._partial.unlink(missing_ok=True)
+
+    def __enter__(self): return self
+
+    def __exit__(self, kind, *_): self.close() if kind is None else self.abandon()
 
 # %% ../nbs/09b_annotated.ipynb #dbe09f3f
 @lru_cache(maxsize=64)
@@ -154,14 +161,10 @@ def annotate_video(
         info = video_info(video)
         duration_s, usual = info.duration_s, min(fps or info.fps or 25.0, info.fps or 25.0)
     duration_s = duration_s or max([s.end_s for s in (*segments, *(truth or ()))], default=1.0)
-    overlay, size = Overlay(segments, schema, duration_s, truth), None
+    overlay, count = Overlay(segments, schema, duration_s, truth), 0
     with VideoReader(video, fps, max_height=max_height, **reading) as reader, VideoWriter(output, usual) as writer:
-        for frame in reader:
-            image = frame.image
-            size = size or image.shape[1::-1]
-            if image.shape[1::-1] != size: image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)   # a stream may change its size
-            writer.write(overlay.draw(image, frame.time_s), frame.time_s)
-    if size is None: raise VQAError('no picture could be read, so there is no annotated video', video, remedy='Check the video.', exit_code=1)
+        for count, frame in enumerate(reader, 1): writer.write(overlay.draw(frame.image, frame.time_s), frame.time_s)
+    if not count: raise VQAError('no picture could be read, so there is no annotated video', video, remedy='Check the video.', exit_code=1)
     return Path(output)
 
 # %% ../nbs/09b_annotated.ipynb #bbe89593

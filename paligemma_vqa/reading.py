@@ -62,11 +62,12 @@ class _Grid:
     def __init__(self, fps:float|None, start_s:float, end_s:float|None):
         if fps is not None and not fps > 0: raise VQAError(f'fps is {fps}', remedy='Give frames per second above 0, or None for every frame.')
         self.fps, self.start_s, self.end_s = fps, start_s, end_s
-        self.next_s = start_s
+        self.next_s, self.last_s = start_s, -np.inf
 
     def wants(self, time_s:float) -> bool:
         slack = 1e-6   # timestamps are fractions rounded to floats
-        if time_s < self.next_s - slack or self.is_past(time_s): return False
+        if time_s < self.next_s - slack or time_s <= self.last_s or self.is_past(time_s): return False
+        self.last_s = time_s
         if self.fps: self.next_s = self.start_s + (np.floor((time_s - self.start_s) * self.fps + slack) + 1) / self.fps
         return True
 
@@ -136,7 +137,9 @@ def _file_frames(
     stream = container.streams.video[0]
     codec = stream.codec_context
     codec.thread_type = 'AUTO'
-    origin_s = container.start_time / av.time_base if container.start_time is not None else 0.0
+    # MP4 and Matroska start at zero and may show nothing at first; transport streams start at any number
+    is_from_zero = any(name in container.format.name for name in ('mp4', 'matroska')) or container.start_time is None
+    origin_s = 0.0 if is_from_zero else container.start_time / av.time_base
     spacing_s = 1 / float(stream.average_rate or 25)
     waiting, shown, last_s, broken_at, reason = [], 0, None, None, ''
     if grid.start_s > 1: container.seek(int((grid.start_s + origin_s) / stream.time_base), stream=stream)
@@ -166,6 +169,10 @@ def _file_frames(
         for frame in frames:
             time_s = _seconds(frame.pts, stream.time_base)
             time_s = time_s - origin_s if time_s is not None else 0.0 if last_s is None else last_s + spacing_s
+            if last_s is not None and time_s < last_s - _LONGEST_GAP_S:   # recordings that were joined without a new clock
+                losses.append(Loss(last_s, last_s + spacing_s, f'the clock jumps back by {last_s - time_s:.1f} s; the rest was moved behind'))
+                origin_s -= last_s + spacing_s - time_s
+                time_s = last_s + spacing_s
             if not is_count_known:
                 shown, is_count_known = round(time_s / spacing_s), True
                 while waiting and frame.pts is not None and waiting[0] < frame.pts: heappop(waiting)
