@@ -92,14 +92,15 @@ def _shaft(canvas, place:Place, length:float=9.) -> None:
     _fill(canvas, place, [(0, -0.12), (length, -0.12), (length, -0.02), (0, -0.02)], (196, 200, 208))
 
 def draw_grasper(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
-    opening = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55), (0.95, 0.8, 0.42, 0.3, 0.05))
-    if 0.5 <= stage < 0.75: _blend(canvas, place, blob(noise[:16], 0.3, 0.3) * (0.9, 1.5) + (-0.95, 0), (244, 196, 186), softness=0.05)
+    place = replace(place, unit=1.15 * place.unit)
+    opening = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55), (1.15, 1.0, 0.45, 0.35, 0.05))
+    if 0.5 <= stage < 0.75: _blend(canvas, place, blob(noise[:16], 0.42, 0.3) * (0.8, 1.4) + (-0.85, 0), (250, 214, 204), softness=0.05)
     if stage >= 0.75: _blend(canvas, place, blob(noise[:16], 0.55, 0.5) + (-1.0, 0), (238, 206, 92), softness=0.04)
     _shaft(canvas, place)
     for side in (-1, 1):
         cos, sin = math.cos(opening), side * math.sin(opening)
         turn = np.array([[cos, sin], [-sin, cos]])
-        _fill(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side), (-0.95, 0.12 * side), (0, 0.3 * side)]) @ turn, (206, 210, 218))
+        _fill(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side), (-0.95, 0.16 * side), (0, 0.32 * side)]) @ turn, (206, 210, 218))
         _stroke(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side)]) @ turn, (70, 72, 80), 0.05)
     _fill(canvas, place, circle(0.2), (60, 62, 70))
 
@@ -321,6 +322,11 @@ def _new_thing(rng, things, kind:int, is_event:bool, times_s, first_phase:int=0)
     angle = math.atan2(spot[1], spot[0]) + rng.uniform(-0.3, 0.3) if draw in _REACHES_IN else rng.uniform(0, 2 * np.pi)
     return Thing(kind, is_event, tuple(float(t) for t in times_s), first_phase, *spot, radius, angle, tuple(rng.random(64)))
 
+def _furnish(rng, name, seed, schema, duration_s, fps, things) -> Scene:
+    camera = Camera((0.05, 0.05, 0.12, 0.06), tuple(rng.uniform(0.15, 0.7, 4)), tuple(rng.uniform(0, 2 * np.pi, 4)))
+    highlights = tuple((*rng.uniform(-0.45, 0.45, 2), rng.uniform(0.01, 0.03)) for _ in range(int(rng.integers(4, 10))))
+    return Scene(name, seed, schema, duration_s, fps, tuple(things), camera, highlights)
+
 def check_schema(schema:EventSchema) -> EventSchema:
     "`schema`, or a `VQAError` when there are more events than drawings"
     if len(schema.events) > len(EVENT_DRAWINGS):
@@ -357,9 +363,7 @@ def plan_scene(
         together = [t for t in things if t.is_event and t.times_s[0] < course[-1] and course[0] < t.times_s[-1]]
         thing = _new_thing(rng, things, kind, True, course, first) if len(together) < 3 and len(course) > 1 else None
         if thing: things.append(thing)
-    camera = Camera((0.05, 0.05, 0.12, 0.06), tuple(rng.uniform(0.15, 0.7, 4)), tuple(rng.uniform(0, 2 * np.pi, 4)))
-    highlights = tuple((*rng.uniform(-0.45, 0.45, 2), rng.uniform(0.01, 0.03)) for _ in range(int(rng.integers(4, 10))))
-    return Scene(name or f'scene_{seed:03d}', seed, schema, duration_s, fps, tuple(things), camera, highlights)
+    return _furnish(rng, name or f'scene_{seed:03d}', seed, schema, duration_s, fps, things)
 
 def plan_still(
     annotation:Annotation,           # What to show
@@ -368,7 +372,7 @@ def plan_still(
     distractors:int=0,
 ) -> Scene:
     "A scene of one frame, at time 0.5, that shows exactly `annotation`"
-    rng, things = np.random.default_rng([13, seed]), []
+    rng = np.random.default_rng([13, seed])
     while True:
         things = []
         for event, phase in check_schema(schema).check(annotation).items():
@@ -378,8 +382,7 @@ def plan_still(
     for kind in rng.choice(len(DISTRACTOR_DRAWINGS), distractors, replace=False):
         thing = _new_thing(rng, things, int(kind), False, (0., 1.))
         if thing: things.insert(0, thing)
-    base = plan_scene(seed, schema, duration_s=1., fps=1.)
-    return replace(base, things=tuple(things))
+    return _furnish(rng, f'still_{seed:03d}', seed, schema, 1., 1., things)
 
 # %% ../nbs/10_scenes.ipynb #ac4eca78
 def write_video(
