@@ -157,7 +157,7 @@ def find_near_duplicates(
 
 # %% ../nbs/02b_splits.ipynb #b8936bd7
 def split_by_group(
-    records:Sequence[Record],
+    records:Iterable[Record],                  # Gone through twice
     schema:EventSchema|None=None,              # None: the default one
     ratios:Mapping[str, float]|None=None,      # Side to share; None: 70, 15 and 15 %
     seed:int=0,
@@ -172,15 +172,15 @@ def split_by_group(
     by = by or (previous.by if previous else None)
     if by == 'frames':
         warnings.warn('Splitting frames at random: neighbours of training frames are in the test, and its figures will be too good.', stacklevel=2)
-    lone, videos, from_record = [], set(), True
+    lone, videos, from_record, number = [], set(), True, 0
     for record in records:
-        video = record.video
+        number, video = number + 1, record.video
         if video is None: lone.append(record.image)
         else:
             videos.add(video)
             from_record = from_record and 'video' in record.extra
     if by in (None, 'record', 'file name'):
-        if by is None and len(videos) == 1 and not lone and not from_record and folder and len(records) > 1:
+        if by is None and len(videos) == 1 and not lone and not from_record and folder and number > 1:
             by, lone = 'near-duplicates', [record.image for record in records]
             warnings.warn(f"All pictures are named after one video, '{next(iter(videos))}'. They are split by looks; if it is one video, "
                           'the test figures will be too good. Name the videos in the records, or label another.', stacklevel=2)
@@ -245,7 +245,7 @@ def read_splits(
 
 # %% ../nbs/02b_splits.ipynb #3786ba7e
 def fold_splits(
-    records:Sequence[Record],
+    records:Iterable[Record],      # Gone through more than once
     folds:int=5,
     schema:EventSchema|None=None,
     seed:int=0,
