@@ -7,9 +7,11 @@ __all__ = ['TreeSession', 'Decoded', 'decode']
 
 # %% ../nbs/06_decoding.ipynb #89121d7b
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import DynamicCache
 from .automaton import AnswerAutomaton, allowed_tokens
 from .schema import EventSchema, VQAError
@@ -35,6 +37,7 @@ class TreeSession:
         self._queue = [[] for _ in range(self.rows)]           # per row: (node, parent, token) that the next pass will run
         self.forwards, self.tokens_run = 0, 0
         self._cache, self._width = DynamicCache(), 0           # columns in the cache so far
+        self._key_positions = torch.zeros(self.rows, 0, dtype=torch.long)
         candidates = torch.tensor(automaton.candidates, device=self.model.device)
         self._column_of = {token: i for i, token in enumerate(automaton.candidates)}
         self._head = self.model.get_output_embeddings().weight[candidates].float()
@@ -98,7 +101,8 @@ class TreeSession:
             whole[:, :start, :start], whole[:, start:] = trunk_sees, sees
             embeddings, sees = torch.cat([trunk, embeddings.to(trunk.dtype)], 1), whole
             positions = torch.cat([trunk_positions, positions], 1)
-        hidden = self._forward(embeddings, positions.to(device), sees.to(device))
+        self._key_positions = torch.cat([self._key_positions, positions], 1)
+        hidden = self._forward(embeddings, positions, sees)
         if not self.forwards:
             self.intro_hidden = hidden[:, start - len(self.intro) - 1:start]   # before each forced token, and the root
             hidden = hidden[:, start - 1:]
@@ -144,15 +148,37 @@ class TreeSession:
         sees[:, length:, length:] = torch.ones(n, n, dtype=torch.bool).tril()
         sees[:, range(length), range(length)] = True           # a row that sees nothing would be undefined
         self._trunk_visible = torch.cat([real, torch.ones(self.rows, n, dtype=torch.bool)], 1)
-        self._trunk_length = counts + n
+        self._trunk_length, self._prefix_length = counts + n, length
         return embeddings, positions, sees
 
     def _forward(self, embeddings, positions, sees):
         self.tokens_run += embeddings.shape[0] * embeddings.shape[1]
-        mask = torch.zeros(sees.shape, dtype=embeddings.dtype, device=embeddings.device).masked_fill_(~sees, torch.finfo(embeddings.dtype).min)[:, None]
-        return self.model.model.language_model(
-            inputs_embeds=embeddings, position_ids=positions, past_key_values=self._cache, use_cache=True,
-            attention_mask=dict(full_attention=mask, sliding_attention=mask)).last_hidden_state
+        window, near = self.model.config.get_text_config().sliding_window, None
+        if window and self._key_positions.max() >= window:
+            near = self._key_positions[:, None] > positions[..., None] - window
+            if not self.forwards: near[:, :self._prefix_length, :self._prefix_length] = True   # the prefix sees all of itself
+        with _attention(self.model, embeddings.shape[1]) as attention:
+            full = sliding = _mask(attention, sees, embeddings)
+            if near is not None: sliding = _mask(attention, sees & near, embeddings)
+            return self.model.model.language_model(
+                inputs_embeds=embeddings, position_ids=positions.to(embeddings.device), past_key_values=self._cache, use_cache=True,
+                attention_mask=dict(full_attention=full, sliding_attention=sliding)).last_hidden_state
+
+def _mask(attention, sees, embeddings):
+    "What may be seen, [B, queries, columns], in the form that an attention implementation wants"
+    sees = sees.to(embeddings.device)
+    if attention == 'flex_attention':
+        return create_block_mask(lambda b, h, query, column: sees[b, query, column], sees.shape[0], None, *sees.shape[1:], device=sees.device)
+    return torch.zeros(sees.shape, dtype=embeddings.dtype, device=sees.device).masked_fill_(~sees, torch.finfo(embeddings.dtype).min)[:, None]
+
+@contextmanager
+def _attention(model, queries):
+    "The implementation for a pass; flex attention works in blocks of 128, so shorter passes are left to eager, which is as exact"
+    config = model.config.get_text_config()
+    usual = config._attn_implementation
+    if usual == 'flex_attention' and queries < 128: config._attn_implementation = 'eager'
+    try: yield config._attn_implementation
+    finally: config._attn_implementation = usual
 
 # %% ../nbs/06_decoding.ipynb #f3ac273d
 @dataclass(frozen=True)

@@ -108,16 +108,20 @@ def constrained_generate(model, automaton, inputs):
 
 @torch.no_grad()
 def brute_force(model, automaton, inputs, row=0):
-    "Each answer's log-probability among valid answers and among all texts, from one ordinary forward pass per answer"
+    "Each answer's log-probability among valid answers and among all texts, from one ordinary forward pass per answer (all in a batch)"
     one, result = row_of(inputs, row), {}
     prefix = one['input_ids']
-    for annotation in automaton.schema.annotations():
-        tokens = automaton.tokens(annotation)
-        ids = torch.cat([prefix, torch.tensor([tokens])], 1)
-        kinds = torch.cat([torch.zeros_like(prefix), torch.ones(1, len(tokens), dtype=torch.long)], 1)
-        logits = model(input_ids=ids, token_type_ids=kinds, attention_mask=torch.ones_like(ids), pixel_values=one['pixel_values']).logits[0]
+    annotations = list(automaton.schema.annotations())
+    sentences = [automaton.tokens(annotation) for annotation in annotations]
+    longest = max(map(len, sentences))
+    endings = torch.tensor([list(tokens) + [0] * (longest - len(tokens)) for tokens in sentences])   # causal: what comes later does not matter
+    ids = torch.cat([prefix.expand(len(sentences), -1), endings], 1)
+    kinds = torch.cat([torch.zeros_like(prefix).expand(len(sentences), -1), torch.ones_like(endings)], 1)
+    logits = model(input_ids=ids, token_type_ids=kinds, attention_mask=torch.ones_like(ids),
+                   pixel_values=one['pixel_values'].expand(len(sentences), -1, -1, -1)).logits[:, prefix.shape[1] - 1:-1].double()
+    for annotation, tokens, rows in zip(annotations, sentences, logits):
         state, valid, raw = automaton.start, 0., 0.
-        for token, scores in zip(tokens, logits[prefix.shape[1] - 1:-1].double()):
+        for token, scores in zip(tokens, rows):
             allowed = automaton.next(state)
             valid += float(scores[token] - scores[list(allowed)].logsumexp(0))
             raw += float(scores[token] - scores.logsumexp(0))
