@@ -136,7 +136,6 @@ def _file_frames(
 ) -> Iterator[tuple[int, float, Callable[[], np.ndarray]]]:
     stream = container.streams.video[0]
     codec = stream.codec_context
-    codec.thread_type = 'AUTO'
     # MP4 and Matroska start at zero and may show nothing at first; transport streams start at any number
     is_from_zero = any(name in container.format.name for name in ('mp4', 'matroska')) or container.start_time is None
     origin_s = 0.0 if is_from_zero else container.start_time / av.time_base
@@ -227,8 +226,10 @@ def _camera_frames(number:int):
     if not camera.isOpened(): raise VQAError(f'camera {number} cannot be opened', remedy='Check that it is connected and no other program uses it.')
     try:
         begin, index = time.monotonic(), 0
-        while camera.grab():
-            yield index, time.monotonic() - begin, lambda: cv2.cvtColor(camera.retrieve()[1], cv2.COLOR_BGR2RGB)
+        while True:
+            is_there, image = camera.read()
+            if not is_there: break
+            yield index, time.monotonic() - begin, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB)
             index += 1
     finally: camera.release()
 
@@ -247,27 +248,33 @@ class VideoReader:
         folder_fps:float=25.0,    # Pictures of a folder per second
         timeout_s:float=10.0,     # How long an address may be silent before it is an error
         max_height:int|None=None, # px; higher frames of a file or address are made smaller, for showing
+        low_delay:bool=False,     # Give each frame as soon as it is there, at some cost in speed
     ):
         self.source, self.losses = source, []
-        self._grid, self._container, grid = None, None, _Grid(fps, start_s, end_s)
+        self._grid, self._container = _Grid(fps, start_s, end_s), None
         if is_camera(source): self._frames = _camera_frames(int(source))
         elif not is_address(source) and Path(source).is_dir(): self._frames = _picture_frames(Path(source), folder_fps, self.losses)
         else:
-            low_delay = dict(rtsp_transport='tcp') if str(source).startswith('rtsp') else {}
-            self._container = _open(source, **(dict(timeout=timeout_s, options=low_delay) if is_address(source) else {}))
-            self._frames = _file_frames(self._container, grid, self.losses, max_height)
-        self._grid = grid
+            options = dict(rtsp_transport='tcp') if str(source).startswith('rtsp') else {}
+            if low_delay: options |= dict(fflags='nobuffer', analyzeduration='1000000')   # µs of stream to look at before the first frame
+            self._container = _open(source, options=options, **(dict(timeout=timeout_s) if is_address(source) else {}))
+            # Several frames at once in several threads is faster, but each then waits for the others
+            self._container.streams.video[0].codec_context.thread_type = 'SLICE' if low_delay else 'AUTO'
+            self._frames = _file_frames(self._container, self._grid, self.losses, max_height)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def moments(self) -> Iterator[tuple[int, float, Callable[[], np.ndarray|None]]]:
+        "`(index, time_s, make_image)` of each wanted frame: its picture is made when it is asked for, or not at all"
         try:
             for index, time_s, make_image in self._frames:
-                if self._grid.is_past(time_s) and self._container is None: break
-                if not self._grid.wants(time_s): continue
-                image = make_image()
-                if image is not None: yield Frame(index, time_s, image)
-        finally:
-            self.close()
+                if self._container is None and self._grid.is_past(time_s): break
+                if self._grid.wants(time_s): yield index, time_s, make_image
+        finally: self.close()
         for loss in self.losses: _log.warning('%s: lost %s', self.source, loss)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, time_s, make_image in self.moments():
+            image = make_image()
+            if image is not None: yield Frame(index, time_s, image)   # None: a broken picture in a folder
 
     def close(self) -> None:
         self._frames.close()
