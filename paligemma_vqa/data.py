@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['format_prompt', 'label_files', 'Records', 'split_dataset', 'leak_report', 'load_dataset', 'draw_examples',
-           'draw_balance', 'count_labels', 'sampling_weights', 'Collator', 'encode']
+           'draw_balance', 'count_labels', 'sampling_weights', 'Collator', 'encode', 'plain_error']
 
 # %% ../nbs/03_data.ipynb #5d6378d4
 import gzip, hashlib, json, re, warnings, zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def load_dataset(
         return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=arguments, split=datasets.NamedSplit(side),
                                                cache_dir=str(cache_dir) if cache_dir else None, fingerprint=fingerprint)
     kind = datasets.IterableDatasetDict if streaming else datasets.DatasetDict
-    data = kind({side: make(side) for side in splits.splits})
+    with _quiet(facts['number'] < 100_000): data = kind({side: make(side) for side in splits.splits})
     return data if decode else data.cast_column('image', datasets.Image(decode=False))
 
 def _rows(files, folder, side, splits, extra):
@@ -162,12 +163,21 @@ def _rows(files, folder, side, splits, extra):
 
 def _survey(records:Records) -> dict:
     "One pass over everything: that it can be read, a digest of it, and the types of the extra columns"
-    kinds, digest = {}, hashlib.blake2b(digest_size=16)
+    kinds, digest, number = {}, hashlib.blake2b(digest_size=16), 0
     for record in records:
+        number += 1
         digest.update(record.to_json().encode())
         for key, value in record.extra.items():
             if key not in _COLUMNS and value is not None: kinds.setdefault(key, set()).add(type(value))
-    return dict(digest=digest.hexdigest(), extra={key: _value(kind) for key, kind in sorted(kinds.items())})
+    return dict(number=number, digest=digest.hexdigest(), extra={key: _value(kind) for key, kind in sorted(kinds.items())})
+
+@contextmanager
+def _quiet(is_wanted:bool):
+    "Without `datasets`' progress bars, which are for what takes long"
+    if not is_wanted or datasets.are_progress_bars_disabled(): yield; return
+    datasets.disable_progress_bars()
+    try: yield
+    finally: datasets.enable_progress_bars()
 
 def _value(kinds:set) -> datasets.Value:
     # What is not one simple kind is kept as its JSON text.
@@ -345,15 +355,17 @@ def encode(
 ) -> tuple[list[int], int]:     # Token ids, and how many of them are the prefix
     "The tokens of an example, by the processor; `VQAError` rather than a cut answer or one without an end"
     if answer is not None and not answer.strip(): raise VQAError('the answer is empty', remedy="Write the schema's sentence for it.")
+    if special := next((token for token in processor.tokenizer.all_special_tokens if token in (answer or '')), None):
+        raise VQAError(f"the answer has the special token '{special}' in it", remedy='Delete it.')
     size = processor_image_size(processor)
     # The processor insists on a picture; one that needs no work costs nothing.
     made = processor(images=[np.zeros((size, size, 3), np.uint8)], text=[format_prompt(question)], suffix=None if answer is None else [answer.strip()],
                      do_resize=False, do_rescale=False, do_normalize=False)
-    ids, kinds, image_id, eos = made['input_ids'][0], made['token_type_ids'][0], processor.image_token_id, processor.tokenizer.eos_token_id
+    ids, kinds = made['input_ids'][0], made['token_type_ids'][0]
     prefix = len(kinds) - sum(kinds)
-    if ids.count(image_id) != processor.image_seq_length: raise VQAError('the text has the token of a picture in it', remedy=f'Delete {processor.image_token} from it.')
-    if eos in ids[:-1] or (answer is not None and (prefix == len(ids) or ids[-1] != eos)):
-        raise VQAError('the answer does not end where it should', remedy=f'Delete {processor.tokenizer.eos_token} from question and answer, and use a processor that adds it.')
+    # Some versions of transformers left the end out (#35200), and a model trained so never stops.
+    if answer is not None and (prefix == len(ids) or ids[-1] != processor.tokenizer.eos_token_id):
+        raise VQAError(f'the processor does not end the answer with {processor.tokenizer.eos_token}', remedy='Update transformers.', exit_code=1)
     if max_length and len(ids) > max_length:
         raise VQAError(f'question and answer are {len(ids)} tokens long, and the limit is {max_length}', remedy='Raise max_length, or shorten the question.')
     return list(ids), prefix
@@ -378,3 +390,10 @@ def _name(example, i) -> str:
     image = example['image']
     path = image.get('path') if isinstance(image, dict) else image if isinstance(image, (str, Path)) else getattr(image, 'filename', None)
     return str(path) if path else f'{example["video"]} frame {example.get("frame_index")}' if example.get('video') else f'example {i}'
+
+def plain_error(
+    error:Exception,   # Such as a `DataLoader` passes on from its worker, with the worker's traceback in its message
+) -> Exception:
+    "The error that was raised in the worker, as it would have been without workers"
+    if not isinstance(error, VQAError) or not error.message.startswith('Caught VQAError in DataLoader worker'): return error
+    return VQAError(error.message.rstrip().rsplit('VQAError: ', 1)[-1])
