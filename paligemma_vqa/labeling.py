@@ -108,10 +108,10 @@ def filmstrip_html(session:LabelingSession, pictures:Prepared, reach:int=5) -> s
             cells.append('<div class="vqa-cell vqa-none"></div>')
             continue
         item = session.sequence[place]
-        shown, status = pictures.ready(item), session.status(item)
+        shown, status, annotation = pictures.ready(item), session.status(item), session.annotation(item)
         picture = f'<img draggable="false" src="data:image/jpeg;base64,{base64.b64encode(shown.thumbnail).decode()}">' if shown else ''
         chips = ''.join(f'<b style="background:{color};color:{ink(color)}">{escape(phase)}</b>' for event, color in session.schema.colors.items()
-                        if (phase := session.annotation(item).get(event)))
+                        if (phase := annotation.get(event)))
         classes = ' '.join(['vqa-cell', f'vqa-{status}', *(['vqa-current'] if item == session.item else []), *(['vqa-chosen'] if item in run else [])])
         cells.append(f'<div class="{classes}" data-command="go {place}" data-shift-command="select_to {place}" title="{escape(item)}, {status}">'
                      f'{picture}<div class="vqa-chips">{chips}</div></div>')

@@ -61,7 +61,7 @@ class LabelingSession:
         self.questions = {name: self.schema.question(name) for name in self.schema.questions}   # to choose from: name to text
         self.questions |= {text: text for text in store.questions if text not in self.questions}
         self.statuses = {item: status for item in store.items if (status := store.status(item)) != 'todo'}   # kept up to date: counting 100,000 takes a while
-        self.lone = [item for item in store.items if store.video(item) is None]
+        self.lone = store.items[:len(store.items) - sum(map(len, store.videos.values()))]   # they come before the videos
         self._places:dict[str|None, dict[str, int]] = {}
         self._pause:threading.Timer|None = None
         self.suggestions = None
