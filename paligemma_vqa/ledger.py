@@ -8,7 +8,7 @@ __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'ItemState', 'Change', 'Span', 'inverse'
 
 # %% ../nbs/01a_ledger.ipynb #1176a6d0
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +70,7 @@ class Ledger:
         self.keys:dict[str, dict[str, str]] = {}   # picture → event → phase or `ENDS`
         self.fields:dict[str, dict] = {}           # picture → note, source, settled, lines, time
         self.statuses:dict[str, str] = {}          # picture → status, of those that are not to do
+        self.counts:Counter[str] = Counter()       # how many pictures have each of these
         self.reopened:set[str] = set()             # pictures that were done once and are not any more
         self.names:dict[str, set[str]] = {}        # every event that was ever used, with its phases
         self.undoable, self.redoable = deque(maxlen=undo_depth), deque(maxlen=undo_depth)
@@ -99,9 +100,12 @@ class Ledger:
             else: self.fields.setdefault(item, {})[name] = change[1]
 
     def _set_status(self, item, status):
-        if self.statuses.get(item) == 'done' and status != 'done': self.reopened.add(item)
-        if status is None: self.statuses.pop(item, None)
-        else: self.statuses[item] = status
+        before = self.statuses.pop(item, None)
+        if before: self.counts[before] -= 1
+        if before == 'done' and status != 'done': self.reopened.add(item)
+        if status is None: return
+        self.statuses[item] = status
+        self.counts[status] += 1
 
     def _set_key(self, item, event, phase):
         keys = self.keys.setdefault(item, {})

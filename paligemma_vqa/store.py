@@ -16,7 +16,7 @@ from functools import wraps
 from pathlib import Path
 from threading import RLock
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .journal import Journal, read_journal, remove_leftovers, write_atomically
 from .labels import LABELS, Pictures, Record, load_schema, parse_record, read_lines
@@ -62,6 +62,7 @@ class LabelStore:
         if not re.fullmatch(r'[^\W_][\w. @-]*', annotator):
             raise VQAError(f"'{annotator}' cannot name a file", remedy='Use letters, digits and single dashes.')
         self.schema, self.answer_format, self.pictures = schema or load_schema(folder), answer_format, Pictures(folder, spans)
+        self._fingerprint = self.schema.fingerprint  # of every entry; the schema cannot change
         self.questions = tuple(questions or (self.schema.question_template,))
         self.notices, self._mutex, self._action = [], RLock(), None
         self._missing, self._kept = set(), []
@@ -123,7 +124,7 @@ class LabelStore:
 
     def image_path(self, item:str) -> Path: return self.folder/item
 
-    # Reading
+    # What the labels are
 
     @_locked
     def annotation(self, item:str) -> Annotation:
@@ -152,17 +153,16 @@ class LabelStore:
     @_locked
     def counts(self) -> dict[str, int]:
         "How many pictures have each status"
-        counts = Counter(self._ledger.statuses.values())
-        counts.subtract(Counter(self._ledger.statuses[item] for item in self._missing if item in self._ledger.statuses))
+        counts = self._ledger.counts - Counter(self._ledger.status(item) for item in self._missing)
         return {'todo': len(self.items) - counts.total(), **{status: counts[status] for status in STATUSES[1:]}}
 
     @_locked
     def spans(self, video:str) -> list[Span]:
         "The spans of a video in order of their start, for a timeline"
-        spans, frames = [], self.videos.get(video, [])
+        spans, frames, ledger = [], self.videos.get(video, []), self._ledger
         first = self.pictures.numbers[frames[0]] if frames else 0
         for event in self.schema.events:
-            keys = [(self._start_of(place, frames, first), self._ledger.keys[place[-1]][event]) for place in self._ledger.track(video, event)]
+            keys = [(self._start_of(place, frames, first), ledger.keys[place[-1]][event]) for place in ledger.track(video, event)]
             open_phase = open_start = None
             for start, phase in [*keys, (len(frames), ENDS)]:
                 if phase == open_phase: continue
@@ -188,7 +188,7 @@ class LabelStore:
         "The answer as it will be written"
         return self.schema.render(self.annotation(item), self.answer_format)
 
-    # Writing
+    # Changing them
 
     @contextmanager
     def action(self,
@@ -220,7 +220,7 @@ class LabelStore:
                                len(action.affected - action.meant.keys()))
 
     def _append(self, entry:dict) -> dict:
-        entry = dict(id=uuid.uuid4().hex[:12], time=_now(), annotator=self.annotator, schema=self.schema.fingerprint) | entry
+        entry = dict(id=uuid.uuid4().hex[:12], time=_now(), annotator=self.annotator, schema=self._fingerprint) | entry
         if self._journal: self._journal.append(entry)
         return entry
 
@@ -455,7 +455,7 @@ class LabelStore:
         "Bring labels.jsonl up to date: one line per picture and question, of everything that is done"
         if self.read_only: raise VQAError('the store is open read-only', self.folder/LABELS, remedy='Open it without read_only.')
         path = self.folder/LABELS
-        with FileLock(self.folder/'labels/.labels.lock', timeout=60, thread_local=False):
+        with self._compaction_lock():
             if self._take_over_edits(): self._scan()
             made_from, records = self._made_from(), self.records()
             written = {(record.image, record.question) for record in records}
@@ -472,6 +472,16 @@ class LabelStore:
                     raise VQAError(f'was not updated: {error.strerror}. The labels are safe in {self.folder/"labels"}', path,
                                    remedy='Free some space and save again.', exit_code=1) from None
         return path
+
+    @contextmanager
+    def _compaction_lock(self):
+        lock = FileLock(self.folder/'labels/.labels.lock', thread_local=False)
+        try: lock.acquire(timeout=60)
+        except (OSError, Timeout) as error:
+            raise VQAError(f'was not updated ({error}). The labels are safe in {self.folder/"labels"}', self.folder/LABELS,
+                           remedy='Free some space, or wait for the other program, and save again.', exit_code=1) from None
+        try: yield
+        finally: lock.release()
 
     @property
     def _compacted_path(self) -> Path: return self.folder/'labels/.compacted'
