@@ -6,7 +6,7 @@
 __all__ = ['PICTURES', 'Prediction', 'Failure', 'picture_files', 'best_device', 'Predictor', 'show_predictions']
 
 # %% ../nbs/07_inference.ipynb #7c758668
-import itertools, json, os, time
+import itertools, json, os, re, time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -65,6 +65,8 @@ class Failure:
     def to_dict(self) -> dict: return dict(image=self.image, error=self.error)
 
 # %% ../nbs/07_inference.ipynb #6865d36f
+# Other tasks that PaliGemma was pre-trained on (arXiv:2407.07726, section 3.2.3); everything else is a question
+_TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S|(answer|question) [a-z]{2} ')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm')
 
 def picture_files(folder:str|Path) -> list[Path]:
@@ -122,7 +124,8 @@ class Predictor:
     def _tokens(self, question):
         "[1, P] the prompt's tokens with the places for the picture, as the processor makes them"
         blank = Image.new('RGB', (self.image_size, self.image_size))
-        return self.processor(text=[format_prompt(question)], images=[blank], return_tensors='pt')['input_ids']
+        prompt = f'<image>{question}' if _TASK.match(question) else format_prompt(question)
+        return self.processor(text=[prompt], images=[blank], return_tensors='pt')['input_ids']
 
     def _prepare(self, images):
         return preprocess_images([open_image(image) for image in images], self.image_size)
@@ -178,7 +181,7 @@ class Predictor:
     @torch.no_grad()
     def generate(self,
         image,                    # A path, a PIL picture or an array
-        prompt:str,               # Any question, such as `What is in the image?`
+        prompt:str,               # A question, such as `What is in the image?`, or another task, such as `caption en` or `detect scalpel`
         max_new_tokens:int=64,
     ) -> str:
         "Free text, by plain generation; nothing keeps it to the schema"
