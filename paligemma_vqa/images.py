@@ -99,10 +99,13 @@ def resize_image(
 ) -> torch.Tensor:      # uint8 `[3, image_size, image_size]`
     "The whole picture as a square, like Pillow's bicubic resize"
     if not image.flags.writeable or not image.flags.c_contiguous: image = np.array(image, order='C')
+    height, width = image.shape[:2]
+    if (height, width) == (image_size, image_size): return torch.from_numpy(image).permute(2, 0, 1)
+    is_upright = height > image_size and height - image_size > 2 * (width - image_size)   # as Pillow 13 decides
     # A view, not a copy: torch's fast path for bytes wants the channels last, as they are.
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    if image.shape[:2] == (image_size, image_size): return pixels[0]
-    return interpolate(pixels, (image_size, image_size), mode='bicubic', antialias=True)[0]
+    pixels = torch.from_numpy(cv2.transpose(image) if is_upright else image).permute(2, 0, 1)[None]
+    square = interpolate(pixels, (image_size, image_size), mode='bicubic', antialias=True)[0]
+    return square.transpose(1, 2) if is_upright else square
 
 def preprocess_images(
     images:Sequence[np.ndarray],    # uint8 `[height, width, 3]`, as from `open_image`; sizes may differ
