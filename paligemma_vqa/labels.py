@@ -73,7 +73,7 @@ def parse_record(
 ) -> Record:
     "The record in a line of JSON; `VQAError` when it is torn, lacks a key, or points outside the folder"
     def wrong(message, remedy): return VQAError(message, path, line, remedy)
-    try: values = json.loads(text)
+    try: values = json.loads(text.decode() if isinstance(text, bytes) else text)  # UTF-8 only: json would guess
     except UnicodeDecodeError: raise wrong('the line is not UTF-8 text', 'Save the file as UTF-8.') from None
     except (ValueError, RecursionError):
         raise wrong('the line is torn or not JSON', 'Mend or delete it; `paligemma-vqa lint --fix` moves it to a backup.') from None
