@@ -53,7 +53,7 @@ class Frames:
 def simulate_frames(
     videos:int=6, frames:int=200,        # Videos, and frames in each
     seed:int=0, schema:EventSchema|None=None,
-    miss:float=0.1, false:float=0.02, slip:float=0.1,   # Mean rates per event and frame of the three faults
+    noise:float=1.6,                     # Standard deviation of the evidence, on average; 0 makes no mistakes
 ) -> Frames:
     "Events that come, pass through their phases and go, seen by a model with faults; to try a metric on"
     rng, schema = np.random.default_rng(seed), schema or EventSchema()
@@ -67,15 +67,10 @@ def simulate_frames(
                 truth[v, at:at + length, e] = phase
                 at += length
             at += int(rng.integers(20, 120))
-    difficulty = rng.gamma(4, 0.25, (videos, 1, 1))
-    chance = rng.random(truth.shape)
-    slipped = np.clip(truth + rng.choice([-1, 1], truth.shape), 1, phases)
-    predicted = np.where(truth == 0, np.where(chance < false * difficulty, rng.integers(1, phases + 1, truth.shape), 0),
-                         np.where(chance < miss * difficulty, 0, np.where(chance > 1 - slip * difficulty, slipped, truth)))
-    weights = 1.2 * rng.random((*truth.shape, phases + 1)) + 3 * np.eye(phases + 1)[predicted]
-    probabilities = np.exp(weights) / np.exp(weights).sum(-1, keepdims=True)
+    evidence = 5 * np.eye(phases + 1)[truth] + noise * rng.uniform(0.6, 1.4, (videos, 1, 1, 1)) * rng.normal(size=(*truth.shape, phases + 1))
+    probabilities = np.exp(evidence) / np.exp(evidence).sum(-1, keepdims=True)
     flat = lambda a: a.reshape(videos * frames, *a.shape[2:])
-    return Frames(schema, np.repeat([f'video{v}' for v in range(videos)], frames), flat(truth), flat(predicted), flat(probabilities),
+    return Frames(schema, np.repeat([f'video{v}' for v in range(videos)], frames), flat(truth), flat(probabilities.argmax(-1)), flat(probabilities),
                   np.tile(np.arange(frames) / 2, videos))
 
 # %% ../nbs/08_evaluation.ipynb #23b4ce0a
