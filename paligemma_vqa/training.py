@@ -6,7 +6,7 @@
 __all__ = ['Score', 'VQATrainer', 'KeepBest', 'RepeatableAugmentation', 'TrainingResult', 'finetune', 'dataset_fingerprint']
 
 # %% ../nbs/05_training.ipynb #01952309
-import dataclasses, hashlib, json, os, platform, time, zlib
+import dataclasses, hashlib, json, os, platform, shutil, time, zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,6 +18,7 @@ from accelerate import PartialState
 
 from .config import TrainingConfig   # ours before the Trainer: importing it is what makes bitsandbytes speak
 from .data import Collator, load_dataset
+from .features import FeatureCache
 from .images import Augmentation
 from .labels import load_schema
 from .modeling import AdapterInfo, add_adapter, describe_base, describe_trainable, load_base, save_adapter, versions
@@ -141,8 +142,10 @@ def finetune(
     info = AdapterInfo(schema=schema, question=data['train'][0]['question'], mode=config.mode, dataset_fingerprint=facts['dataset_fingerprint'],
                        **describe_base(model, config.base))
     examples, stop = [], StopOnSignal()
+    features = FeatureCache(run_dir / 'features', model, processor, torch.bfloat16 if config.precision == 'bf16' else None) if config.cache_vision else None
+    if features: features.add((picture for split in ('train', 'validation') for picture in data[split]['image']), model, processor)
     augment = RepeatableAugmentation(Augmentation.for_schema(schema), config.seed) if config.augment else None
-    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment), train_dataset=data['train'],
+    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment, features=features), train_dataset=data['train'],
                          eval_dataset=data['validation'], processing_class=processor, score=score, examples=examples)
     trainer.remove_callback(PrinterCallback)
     is_main = trainer.is_world_process_zero()
@@ -168,6 +171,7 @@ def finetune(
     result = TrainingResult(run_dir, run_dir / 'adapter', history, AdapterInfo.load(run_dir / 'adapter').metrics, time.monotonic() - started, status)
     if is_main:
         _write_run(run_dir, dict(status=status, seconds=round(result.seconds, 1), updates=trainer.state.global_step, metrics=result.metrics, history=history))
+        if status != 'interrupted': shutil.rmtree(run_dir / 'features', ignore_errors=True)   # gigabytes, and of use only to go on
         draw_history(history, config.best_metric).savefig(run_dir / 'learning_curve.png')
     return result
 
