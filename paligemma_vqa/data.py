@@ -22,7 +22,7 @@ from torch.utils.data import get_worker_info
 from .images import Augmentation, open_image, preprocess_images, processor_image_size
 from .labels import LABELS, Record, check_image_path, load_schema, parse_record
 from .schema import ANSWER_PREFIX, EventSchema, VQAError
-from .splits import NOTHING, PICTURES, LabelReader, LeakReport, Splits, count_groups, find_leaks, read_splits, split_by_group, write_splits
+from .splits import NOTHING, PICTURES, RATIOS, LabelReader, LeakReport, Splits, find_leaks, read_splits, split_by_group, write_splits
 
 # %% ../nbs/03_data.ipynb #3552e17e
 _SPECIAL = re.compile(r'<(?:image|bos|eos|pad)>', re.IGNORECASE)   # in a question they would not be read as text
@@ -141,12 +141,14 @@ def load_dataset(
     features = datasets.Features({'image': datasets.Image()} | _COLUMNS | facts['extra'])
     def make(side):
         arguments = dict(files=[str(file) for file in files], folder=str(folder.resolve()), side=side, splits=splits, extra=tuple(facts['extra'].items()))
+        if not streaming and next(_rows(**arguments), None) is None:
+            return datasets.Dataset.from_dict({name: [] for name in features}, features, split=datasets.NamedSplit(side))
         if streaming: return datasets.IterableDataset.from_generator(_rows, features=features, gen_kwargs=arguments, split=datasets.NamedSplit(side))
         fingerprint = hashlib.sha256('\n'.join((arguments['folder'], side, splits.fingerprint, facts['digest'], repr(features))).encode()).hexdigest()[:16]
         return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs=arguments, split=datasets.NamedSplit(side),
                                                cache_dir=str(cache_dir) if cache_dir else None, fingerprint=fingerprint)
     kind = datasets.IterableDatasetDict if streaming else datasets.DatasetDict
-    with _quiet(facts['number'] < 100_000): data = kind({side: make(side) for side in splits.splits})
+    with _quiet(facts['number'] < 100_000): data = kind({side: make(side) for side in dict.fromkeys((*RATIOS, *splits.splits))})
     return data if decode else data.cast_column('image', datasets.Image(decode=False))
 
 def _rows(files, folder, side, splits, extra):

@@ -7,7 +7,7 @@ __all__ = ['MAX_PIXELS', 'FORMATS', 'Picture', 'open_image', 'resize_image', 'pr
            'Augmentation']
 
 # %% ../nbs/02a_images.ipynb #2f198ef3
-import io, warnings
+import io, os, warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,17 @@ def open_image(
     elif isinstance(picture, Image.Image): return _decode(picture, name or getattr(picture, 'filename', '') or None)
     elif not isinstance(picture, bytes):
         raise VQAError(f'a {type(picture).__name__} is not a picture', name, remedy='Give a path, bytes, a Pillow picture or an array.')
-    if isinstance(picture, (str, Path)) and Path(picture).is_dir():
+    if isinstance(picture, (str, Path)) and os.path.isdir(picture):
         raise VQAError('this is a folder, not a picture', name, remedy='Give the path of one picture.')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)   # the size is checked below, with an error
+        warnings.simplefilter('ignore')   # what Pillow only warns of is an error below, or does not matter
         try:
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as opened:
-                return _decode(opened, name)
+            with _open(picture) as opened:
+                # Pillow decodes a damaged PNG to something, and only `verify` looks at its checksums; it ends the reading.
+                if opened.format != 'PNG': return _decode(opened, name)
+                _check_size(opened, name)
+                opened.verify()
+            with _open(picture) as opened: return _decode(opened, name)
         except FileNotFoundError: raise VQAError('there is no such picture', name, remedy='Put it there or delete its record.') from None
         except Image.DecompressionBombError: raise _too_big(name) from None
         except Image.UnidentifiedImageError:
@@ -55,7 +59,12 @@ def open_image(
         except PermissionError: raise VQAError('the picture may not be read', name, remedy='Change its permissions.') from None
         except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
             # What Pillow raises for broken files is any of these.
-            raise VQAError(f'the picture is broken ({str(error) or type(error).__name__})', name, remedy='Copy it again or delete its record.') from None
+            raise VQAError(f"the picture is broken ({getattr(error, 'strerror', None) or str(error) or type(error).__name__})", name, remedy='Copy it again or delete its record.') from None
+
+def _open(picture): return Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS)
+
+def _check_size(picture, name):
+    if picture.width * picture.height > MAX_PIXELS: raise _too_big(name, picture.size)
 
 def _too_big(name, size=None) -> VQAError:
     what = f'{size[0]} × {size[1]}' if size else f'more than {2 * MAX_PIXELS:,}'
@@ -63,7 +72,7 @@ def _too_big(name, size=None) -> VQAError:
 
 # %% ../nbs/02a_images.ipynb #0dd8e828
 def _decode(picture:Image.Image, name) -> np.ndarray:
-    if picture.width * picture.height > MAX_PIXELS: raise _too_big(name, picture.size)
+    _check_size(picture, name)
     if not picture.width or not picture.height: raise VQAError('the picture has no pixels', name, remedy='Delete its record.')
     if picture.mode in ('I', 'F'):
         raise VQAError(f'the picture has 32-bit {"integers" if picture.mode == "I" else "floats"}, whose range is not known', name,

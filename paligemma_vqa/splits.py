@@ -166,7 +166,7 @@ def split_by_group(
     folder:str|Path|None=None,                 # Dataset folder, to look at pictures of no known video
 ) -> Splits:
     "A side for every record's group, stratified over events and phases; warns when the split cannot show what it should"
-    ratios = _check_ratios(dict(ratios or (previous.ratios if previous else RATIOS)))
+    ratios = _check_ratios(dict.fromkeys(previous.splits if previous else (), 0) | dict(ratios or (previous.ratios if previous else RATIOS)))
     if by not in (None, 'near-duplicates', 'frames', 'record', 'file name'):
         raise VQAError(f"cannot split by '{by}'", remedy="Leave it out to split by video, or use 'near-duplicates' or 'frames'.")
     by = by or (previous.by if previous else None)
@@ -221,7 +221,7 @@ def read_splits(
 ) -> Splits|None:
     "The splits of a dataset, None when it has none; `VQAError` when the file contradicts itself, a warning when it was edited"
     path = Path(folder)/SPLITS_FILE
-    remedy = f'Mend it, or delete it and split again.'
+    remedy = 'Mend it, or delete it and split again.'
     try: values = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError: return None
     except OSError as error: raise VQAError(f'cannot be read ({error.strerror})', path) from None
@@ -236,9 +236,12 @@ def read_splits(
         for group in groups:
             if group in seen: raise VQAError(f"the group '{group}' is in '{seen[group]}' and in '{side}'", path, remedy='Keep it in one.')
             seen[group] = side
-    ratios = values.get('ratios') if isinstance(values.get('ratios'), dict) else RATIOS
-    splits = Splits({side: tuple(groups) for side, groups in values['splits'].items()}, str(values.get('by', 'record')), int(values.get('seed', 0)),
-                    ratios, dict(values.get('near_duplicates', {})))
+    by, seed, ratios, alike = (values.get(*pair) for pair in (('by', 'record'), ('seed', 0), ('ratios', RATIOS), ('near_duplicates', {})))
+    if not (isinstance(by, str) and isinstance(seed, int) and isinstance(ratios, dict) and isinstance(alike, dict)
+            and all(isinstance(share, (int, float)) for share in ratios.values())):
+        raise VQAError('"by", "seed", "ratios" or "near_duplicates" is not of its kind', path, remedy=remedy)
+    ratios = dict.fromkeys([*RATIOS, *values['splits']], 0) | ratios   # a side of somebody's own stays, and gets no new groups
+    splits = Splits({side: tuple(values['splits'].get(side, ())) for side in ratios}, by, seed, ratios, alike)
     if values.get('fingerprint') != splits.fingerprint:
         warnings.warn(f'{path} was edited after it was written: figures are not comparable with earlier ones.', stacklevel=2)
     return splits
