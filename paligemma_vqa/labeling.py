@@ -125,13 +125,16 @@ def header_html(session:LabelingSession) -> str:
     info, total = store.info(session.item), len(store.items)
     name = [f'<b>{escape(str(info["video"]))}</b> frame {info.get("frame_index")}' if info.get('video') else f'<b>{escape(Path(session.item).name)}</b>',
             clock(info.get('time_s'))]
-    place = f'{session._positions.get(session.item, session.position) + 1} of {len(session.queue)} in the queue' if session.queue else 'the queue is empty'
+    place = f'queue {session._positions.get(session.item, session.position) + 1:,} / {len(session.queue):,}' if session.queue else 'the queue is empty'
     parts = ''.join(f'<i class="vqa-{status}" style="width:{100 * count / total:.2f}%"></i>' for status, count in counts.items())
     progress = ', '.join(f'{count:,} {status if status != "done" else "labeled"}' for status, count in counts.items() if count or status == 'done')
     status = session.status(session.item)
-    saved = 'read only' if store.read_only else 'every label is on the disk'
+    if store.read_only: state, saved = 'readonly', '🔒 read only'
+    elif session.is_saved: state, saved = 'saved', f'✓ saved {session.saved_at}'
+    else: state, saved = 'failed', '✗ NOT SAVED'
+    title = 'Every label is on the disk. labels.jsonl ' + ('follows in a moment.' if store.unsaved else 'is up to date.') if state == 'saved' else ''
     return (f'<div class="vqa-header"><span>{" · ".join(part for part in name if part)}</span><span class="vqa-badge vqa-{status}">{status}</span>'
-            f'<span class="vqa-saved" data-state="{"readonly" if store.read_only else "saved"}" title="{saved}">{"🔒 read only" if store.read_only else "✓ saved"}</span>'
+            f'<span class="vqa-saved" data-state="{state}" title="{title}">{saved}</span>'
             f'<span class="vqa-progress" title="{total:,} pictures">{parts}</span><span class="vqa-dim">{progress} of {total:,}</span><span class="vqa-dim">{place}</span></div>')
 
 def answer_html(session:LabelingSession) -> str:
@@ -205,15 +208,16 @@ STYLE = '''
   background: var(--tint); box-shadow: 0 0 0 1px var(--line); color: inherit; white-space: nowrap; }
 .vqa-dim { opacity: .7; }
 .vqa-top { align-items: center; gap: 8px; height: 30px; overflow: hidden; }
-.vqa-top > .widget-html { flex: 1 1 0; min-width: 0; overflow: hidden; } .vqa-top > .widget-dropdown { flex: none; width: 150px; min-width: 0; } .vqa-top > :first-child { flex: none; }
+.vqa-top > .widget-html { flex: 1 1 0; min-width: 0; overflow: hidden; } .vqa-top > .widget-dropdown { flex: none; min-width: 0; max-width: 140px; } .vqa-top > :first-child { flex: none; }
 .vqa-header { display: flex; align-items: center; gap: 10px; white-space: nowrap; height: 24px; }
-.vqa-header > * { flex: none; }
+.vqa-header > * { flex: none; } .vqa-header > :last-child { flex: 0 1 auto; overflow: hidden; text-overflow: ellipsis; }
 .vqa-badge { border-radius: 9px; padding: 0 8px; font-size: 11px; line-height: 17px; min-width: 46px; text-align: center; background: var(--tint); }
 .vqa-badge.vqa-done, .vqa-progress .vqa-done, .vqa-marks .vqa-done { background: var(--done); color: #fff; }
 .vqa-badge.vqa-skipped, .vqa-progress .vqa-skipped, .vqa-marks .vqa-skipped { background: var(--skipped); color: #000; }
 .vqa-badge.vqa-flagged, .vqa-progress .vqa-flagged, .vqa-marks .vqa-flagged { background: var(--flagged); color: #000; }
-.vqa-header .vqa-progress { display: flex; flex: 1 1 60px; max-width: 220px; height: 6px; border-radius: 3px; overflow: hidden; background: var(--line); }
-.vqa-saved { font-weight: 600; color: var(--done); }
+.vqa-header .vqa-progress { display: flex; flex: 1 1 60px; min-width: 48px; max-width: 220px; height: 6px; border-radius: 3px; overflow: hidden; background: var(--line); }
+.vqa-saved { font-weight: 600; color: var(--done); min-width: 104px; font-variant-numeric: tabular-nums; }
+.vqa-saved[data-state=failed] { background: #c62828; color: #fff; border-radius: 3px; padding: 0 6px; }
 .vqa-saved[data-state=readonly] { color: var(--flagged); }
 .vqa-main-area { display: grid; grid-template-columns: minmax(0, 1fr) minmax(350px, 37%); gap: 12px; margin: 4px 0; overflow: hidden; align-items: start; }
 .vqa-picture { background: #000; border-radius: 4px; overflow: hidden; position: relative; width: 100%; margin: 0; }
@@ -415,7 +419,7 @@ class LabelingTool(widgets.VBox):
         with self.session.lock:
             try: action()
             except Exception as error:
-                self.session.message, self.session.is_alarm = f'NOT SAVED. {error if isinstance(error, VQAError) else repr(error)}', True
+                self.session.message, self.session.is_alarm, self.session.is_saved = f'NOT SAVED. {error if isinstance(error, VQAError) else repr(error)}', True, False
             self.refresh()
             self._write_settings()
 

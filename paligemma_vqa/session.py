@@ -58,6 +58,7 @@ class LabelingSession:
         self.hold = 'todo'                                 # one of `HOLD_TEXTS`
         self.is_zoomed, self.is_hidden = False, False
         self.message, self.is_alarm = ' '.join(store.notices), False
+        self.saved_at, self.is_saved = '', True            # clock time of the last label on the disk; False after one that is not
         self.questions = {name: self.schema.question(name) for name in self.schema.questions}   # to choose from: name to text
         self.questions |= {text: text for text in store.questions if text not in self.questions}
         self.statuses = {item: status for item in store.items if (status := store.status(item)) != 'todo'}   # kept up to date: counting 100,000 takes a while
@@ -69,6 +70,7 @@ class LabelingSession:
             self.suggestions = Prepared(lambda items: predictor.predict([str(store.image_path(item)) for item in items]), keep=200_000,
                                         batch=8, on_ready=self._suggestions_came, on_error=self._model_failed)
         self.use_queue(queue)
+        if store.unsaved and not store.read_only: self.pause()   # the kernel died before labels.jsonl could follow
 
     # --- the sequence: pictures in the order they were taken
 
@@ -267,7 +269,9 @@ def write(session:LabelingSession,
 
 def noted(session, change):
     "Keep the count of statuses, and the date with labels.jsonl, after a change in the store"
+    session.is_saved = True
     if change is None: return
+    session.saved_at = f'{datetime.now():%H:%M:%S}'
     for item in change.items:
         if (status := session.store.status(item)) == 'todo': session.statuses.pop(item, None)
         else: session.statuses[item] = status
@@ -451,4 +455,4 @@ def do(
             return
         name, *numbers = command.split()
         try: ACTIONS[name](session, *map(int, numbers))
-        except (VQAError, OSError) as error: session.message, session.is_alarm = f'NOT SAVED. {error}', True
+        except (VQAError, OSError) as error: session.message, session.is_alarm, session.is_saved = f'NOT SAVED. {error}', True, False

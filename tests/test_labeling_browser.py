@@ -1,5 +1,5 @@
 """The labeling tool in a real JupyterLab and a headless Chromium: what the hands do must be what the disk holds."""
-import json, time
+import json, os, signal, time
 
 import numpy as np
 import pytest
@@ -211,3 +211,27 @@ def test_a_second_notebook_is_told(workplace):
     hands.press('a', '1')
     page.locator(".vqa-message[data-state='alarm']", has_text='NOT SAVED').last.wait_for()
     assert entries(folder) == before
+
+
+def test_a_dead_kernel_turns_red_and_loses_nothing(workplace):
+    "Kill −9 of the kernel: what was acknowledged is on the disk, later keys are visibly not saved, and the cell run again goes on"
+    folder, page, errors, address = workplace
+    (folder/'killed/images').mkdir(parents=True)
+    for i in range(6): Image.new('RGB', (64, 36), (40 * i, 0, 0)).save(folder/f'killed/images/k_{i:06d}.jpg')
+    write_notebook(folder/'killed.ipynb', SETUP, "import os\nopen('pid', 'w').write(str(os.getpid()))\nLabelingTool('killed', schema, 'ann', pause_s=0.3)")
+    notebook, hands = NotebookPage(page, address, 'killed.ipynb'), Hands(page, folder)
+    notebook.run_all()
+    hands.wait_ready()
+    hands.focus()
+    hands.press('a', '1', 'Enter', 'b', '2')
+    page.locator('.vqa-header', has_text='2 labeled of 6').wait_for()
+    os.kill(int((folder/'pid').read_text()), signal.SIGKILL)
+    hands.press('Enter', 'c', '3')
+    page.locator(".vqa-pill[data-state='stalled']").wait_for(timeout=10_000)
+    page.locator('.jp-Dialog .jp-mod-accept').click()            # JupyterLab tells that it restarts the kernel
+    notebook.wait_idle()
+    notebook.run_all()
+    page.locator('.vqa-header', has_text='2 labeled of 6').wait_for()
+    wait_for((folder/'killed/labels.jsonl').exists, 10, 'labels.jsonl')
+    lines = [json.loads(line) for line in (folder/'killed/labels.jsonl').read_text().splitlines()]
+    assert [SCHEMA.parse(line['answer']) for line in lines] == [{'A': '1'}, {'A': '1', 'B': '2'}]
