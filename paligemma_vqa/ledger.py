@@ -120,10 +120,12 @@ class Ledger:
             keys[event] = phase
             self.names.setdefault(event, set()).add(phase)
 
-    def track(self, video:str, event:str) -> list[tuple]:
-        "The places in a video at which an event has a key, in order"
+    def tracks(self, video:str) -> dict[str, list[tuple]]:
+        "Per event the places in a video at which it has a key, in order"
         if self._tracks is None: self._sort_keys()
-        return self._tracks.get(video, {}).get(event, [])
+        return self._tracks.get(video, {})
+
+    def track(self, video:str, event:str) -> list[tuple]: return self.tracks(video).get(event, [])
 
     def _sort_keys(self):
         # Once, when the whole journal has been read: keeping order while reading would take most of the opening.
@@ -150,8 +152,13 @@ class Ledger:
 
     def annotation(self, item:str, schema:EventSchema, inherited:bool=False) -> Annotation:
         "All that holds at a picture, as far as the schema knows it"
-        phases = ((event, self.phase(item, event, inherited)) for event in schema.events)
-        return {event: phase for event, phase in phases if phase in schema.phases}
+        video, place = self.place(item)
+        if video is None: held = {} if inherited else self.keys.get(item, {})
+        else:
+            find, held = bisect_left if inherited else bisect_right, {}
+            for event, track in self.tracks(video).items():
+                if before := find(track, place): held[event] = self.keys[track[before - 1][-1]][event]
+        return {event: held[event] for event in schema.events if held.get(event) in schema.phases}
 
     def status(self, item:str) -> str: return self.statuses.get(item, 'todo')
 
@@ -221,7 +228,7 @@ def changes_from(
         if name and changed <= ledger.fields[item]['time']: continue
         if name and final_annotation(ledger, item, schema) == annotation and (
             ledger.fields[item].get('source') != 'imported' or ledger.fields[item]['lines'] == imported): continue
-        if not name and any(item in ledger.reopened for ledger in ledgers.values()): continue
+        if not name and _was_taken_back(readable[0], ledgers): continue
         keys, fields = own.keys.get(item, {}), own.fields.get(item, {})
         new = dict(source='imported', lines=imported)
         if 'settled' in ledger.fields.get(item, {}): new['settled'] = annotation
@@ -229,3 +236,7 @@ def changes_from(
                                           status=[own.statuses.get(item), 'done'],
                                           **{name: [fields.get(name), value] for name, value in new.items()}))
     return changes, kept
+def _was_taken_back(record:Record, ledgers:Mapping[str, Ledger]) -> bool:
+    "Is it a line that we wrote ourselves, before its picture was reopened?"
+    ledger = ledgers.get(record.extra.get('annotator'))
+    return bool(ledger and record.image in ledger.reopened and str(record.extra.get('created_at')) <= ledger.fields[record.image]['time'])

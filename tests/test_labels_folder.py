@@ -105,6 +105,15 @@ def test_a_label_taken_back_does_not_return_from_a_stale_file(folder):
         store.set_note('images/polyp.png', 'x')
     assert (folder/LABELS).read_text() == ''
 
+def test_a_label_from_outside_for_a_reopened_picture_is_taken_over(folder):
+    with LabelStore(folder, 'anna') as store:
+        store.accept('images/polyp.png', {'A': '1'})
+        store.set_status('images/polyp.png', 'todo')
+    write_records(folder, [record('polyp.png', {'B': '3'}, source='cvat')])
+    later(folder/LABELS)
+    with LabelStore(folder, 'anna') as store:
+        assert store.status('images/polyp.png') == 'done' and store.annotation('images/polyp.png') == {'B': '3'}
+
 def test_a_torn_labels_file_is_an_error_with_a_remedy_and_the_journal_is_safe(folder):
     with LabelStore(folder, 'anna') as store: store.accept('images/polyp.png', {'A': '1'})
     (folder/LABELS).write_text((folder/LABELS).read_text()[:-30])
