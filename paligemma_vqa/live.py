@@ -233,6 +233,7 @@ def live(
     dynamics:Dynamics|None=None,                   # How events behave; `Dynamics.by_hand` when None
     lag_s:float=0.5,                               # How long smoothing waits before it decides
     batch_size:int=1,                              # More than 1: take several frames at once when they have piled up, for a GPU
+    bound:float=0.05,                              # Probability that may stay unexplained in an answer; less costs time
     duration_s:float|None=None,                    # Stop after so long
     give_up_s:float=60.0,                          # How long a stream may be gone
     timeout_s:float=5.0,                           # How long an address may be silent before it counts as broken
@@ -282,13 +283,13 @@ def live(
     def several():
         for frames in batches():
             begun = time.monotonic()
-            predictions = predictor.predict([frame.make_image() for frame in frames], batch_size=batch_size)
+            predictions = predictor.predict([frame.make_image() for frame in frames], batch_size=batch_size, bound=bound)
             share_s = (time.monotonic() - begun) / len(frames)
             taken.extend((frame, time.monotonic() - share_s) for frame in frames)
             yield from predictions
 
     try:
-        for prediction in predictor.stream(one_by_one()) if batch_size == 1 else several():
+        for prediction in predictor.stream(one_by_one(), bound=bound) if batch_size == 1 else several():
             frame, begun = taken.popleft()
             now = time.monotonic()
             spent_s, latency_ms = now - begun, (now - frame.arrived_s) * 1000

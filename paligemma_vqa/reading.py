@@ -76,7 +76,7 @@ class _Grid:
     def may_want(self, time_s:float, spacing_s:float) -> bool:
         "Whether the first frame after a grid point can be at `time_s` when frames are `spacing_s` apart"
         if not self.fps: return True
-        return (time_s - self.start_s) * self.fps % 1 <= spacing_s * self.fps * 1.5 or time_s <= self.start_s + spacing_s
+        return (time_s - self.start_s + 1e-4) * self.fps % 1 <= spacing_s * self.fps * 1.5 or time_s <= self.start_s + spacing_s
 
 # %% ../nbs/00b_reading.ipynb #0223323d
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def _file_frames(
     is_from_zero = any(name in container.format.name for name in ('mp4', 'matroska')) or container.start_time is None
     origin_s = 0.0 if is_from_zero else container.start_time / av.time_base
     spacing_s = 1 / float(stream.average_rate or 25)
-    waiting, shown, last_s, broken_at, reason = [], 0, None, None, ''
+    waiting, shown, last_s, newest_s, broken_at, reason = [], 0, None, None, None, ''
     if grid.start_s > 1: container.seek(int((grid.start_s + origin_s) / stream.time_base), stream=stream)
     # After a seek the frames before it were never seen: the count starts from the time
     is_count_known = grid.start_s <= 1
@@ -168,10 +168,12 @@ def _file_frames(
         for frame in frames:
             time_s = _seconds(frame.pts, stream.time_base)
             time_s = time_s - origin_s if time_s is not None else 0.0 if last_s is None else last_s + spacing_s
-            if last_s is not None and time_s < last_s - _LONGEST_GAP_S:   # recordings that were joined without a new clock
-                losses.append(Loss(last_s, last_s + spacing_s, f'the clock jumps back by {last_s - time_s:.1f} s; the rest was moved behind'))
-                origin_s -= last_s + spacing_s - time_s
-                time_s = last_s + spacing_s
+            if newest_s is not None and time_s < newest_s - _LONGEST_GAP_S:   # recordings that were joined without a new clock
+                losses.append(Loss(newest_s, newest_s + spacing_s, f'the clock jumps back by {newest_s - time_s:.1f} s; the rest was moved behind'))
+                origin_s -= newest_s + spacing_s - time_s
+                time_s = newest_s + spacing_s
+            elif newest_s is not None and time_s <= newest_s: continue   # out of order: only a damaged stream does that
+            newest_s = time_s
             if not is_count_known:
                 shown, is_count_known = round(time_s / spacing_s), True
                 while waiting and frame.pts is not None and waiting[0] < frame.pts: heappop(waiting)

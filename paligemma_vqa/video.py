@@ -99,7 +99,7 @@ class Settings:
     method: str = 'hmm'                 # Smoothing: hmm, median, hysteresis or raw
     batch_size: int = 1                 # 1: each frame's answer is drafted from the one before; more: several at once, for a GPU
     skip_unchanged: float|None = None   # Gray levels by which a frame must differ to be answered anew; None: answer all
-    bound: float = 1e-3                 # Probability that may stay unexplained in an answer
+    bound: float = 0.05                 # Probability that may stay unexplained in an answer; smoothing allows for more than that, and less costs time
     annotated: bool = True              # Whether to write annotated.mp4
     annotated_height: int = 540         # px, at most
 
