@@ -98,6 +98,8 @@ class AnswerAutomaton:
         for decided, some in self.alternatives.items():
             if len({a.tokens for a in some}) < len(some):
                 raise VQAError('the tokenizer writes two events or phases with the same tokens', remedy='Rename one of them.')
+        self._by_tokens = {decided: {a.tokens: a for a in some} for decided, some in self.alternatives.items()}
+        self._lengths = {decided: sorted({len(tokens) for tokens in some}) for decided, some in self._by_tokens.items()}
         self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})  # every token an answer can hold
         self._configurations, self._transitions, self._forced = [], [], {}
         self._numbers = {}
@@ -159,14 +161,29 @@ class AnswerAutomaton:
         "The answer for `annotation`, end of sequence included"
         return _encode(self.tokenizer, [self.schema.render(annotation, self.answer_format)])[0] + (self.tokenizer.eos_token_id,)
 
+    def readings(self, tokens:Iterable[int]) -> list[tuple]:
+        "How the beginning of an answer may be read: `(codes of the finished items, what is being written, how many of its tokens are there)`"
+        tokens, found = tuple(tokens), []
+        def read(decided, at, codes):
+            for length in self._lengths[decided]:
+                a = self._by_tokens[decided].get(tokens[at:at + length])
+                if a is None or at + length > len(tokens): continue
+                if a.target is None: found.append((codes + a.codes, None, 0))
+                else: read(a.target, at + length, codes + a.codes)
+            rest = tokens[at:]
+            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest) and a.tokens[:len(rest)] == rest)
+        read(0, 0, ())
+        return found
+
     def codes(self, tokens:Iterable[int]) -> tuple[int, ...]:
         "What an answer says: per event 0 = absent, k = the k-th phase; `VQAError` if it is not an answer"
         tokens = tuple(tokens)
         def read(decided, at):
-            for a in self.alternatives[decided]:
-                if tokens[at:at + len(a.tokens)] != a.tokens: continue
-                if a.target is None: rest = () if at + len(a.tokens) == len(tokens) else None
-                else: rest = read(a.target, at + len(a.tokens))
+            for length in self._lengths[decided]:
+                a = self._by_tokens[decided].get(tokens[at:at + length])
+                if a is None: continue
+                if a.target is None: rest = () if at + length == len(tokens) else None
+                else: rest = read(a.target, at + length)
                 if rest is not None: return a.codes + rest
         codes = read(0, 0)
         if codes is None: raise VQAError(f'not an answer of this schema: {self.tokenizer.decode(tokens)!r}')

@@ -35,7 +35,7 @@ class Prediction:
     answer: str                      # The same as text: the greedy answer among all valid ones
     probabilities: np.ndarray|None   # [E, P+1] absence and each phase; None when they were not asked for
     log_probability: float           # Of `answer` among all valid answers, natural logarithm
-    unexplained: float|None          # Probability on answers that were not visited: what `probabilities` may be off by
+    unexplained: float|None          # Probability on answers that were not visited; `probabilities` are off by this much at most
     valid_mass: float|None           # Probability that unconstrained text would be a valid answer; low means that the picture or the model is out of place
     entropy: float|None              # Uncertainty over whole answers, nats
     latency_ms: float                # A batch's time divided by its pictures
@@ -133,7 +133,7 @@ class Predictor:
     def _session(self, pixels):
         return TreeSession(self.model, self.automaton, dict(input_ids=self._prefix.expand(len(pixels), -1), pixel_values=pixels))
 
-    def _answer(self, images, pixels, bound, valid_mass=False, drafts=None, max_forwards=30):
+    def _answer(self, images, pixels, bound, valid_mass=False, drafts=None, max_forwards=8):
         "Predictions for prepared pictures, and for each the answers worth drafting next time"
         began = time.perf_counter()
         session = self._session(pixels)

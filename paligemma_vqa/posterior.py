@@ -20,7 +20,8 @@ class Posterior:
     answers: tuple[tuple[tuple[int, ...], float], ...]  # `(tokens, log-probability)`, the most probable first
     codes: tuple[tuple[int, ...], ...]                  # What each of them says, per event 0 = absent
     unexplained: float                                  # Probability on answers that were not visited
-    lower: np.ndarray                                   # [E, P+1] the visited answers' share of each event and phase
+    lower: np.ndarray                                   # [E, P+1] the visited answers' share of each event and phase: a lower bound
+    probabilities: np.ndarray                           # [E, P+1] `lower`, with the rest distributed as it seems likely; rows sum to 1
     greedy: Decoded                                     # The answer that `decode` gives
     valid_mass: float|None = None                       # Probability that unconstrained text is a valid answer; a lower bound
 
@@ -28,11 +29,6 @@ class Posterior:
     def upper(self) -> np.ndarray:
         "[E, P+1] no probability can be larger than this"
         return np.minimum(self.lower + self.unexplained, 1)
-
-    @property
-    def probabilities(self) -> np.ndarray:
-        "[E, P+1] probability of absence and of each phase; rows sum to 1"
-        return self.lower / self.lower.sum(-1, keepdims=True)
 
     @property
     def entropy(self) -> float:
@@ -133,6 +129,18 @@ def _plan(search:_Search, goal:float, most:int) -> None:
         run, after = automaton.forced(state)
         node = session.follow(row, run, session.child(row, node, token))
         for token, share in branch(after): heapq.heappush(heap, (negative * share, next(count), node, token))
+def _rest(search:_Search, most:int=200) -> np.ndarray:
+    "[E, P+1] what the frontier's answers probably say: so far as they are written, and then by the guess"
+    guess, total = _guess(search), np.zeros(())
+    for lp, _, token, tokens in heapq.nlargest(most, search.frontier, key=lambda one: one[0]):
+        readings = search.automaton.readings(tokens + (token,))
+        weights = np.array([_weights(guess, len(codes), a) for codes, a, _ in readings])
+        for (codes, a, _), weight in zip(readings, weights / weights.sum()):
+            said, one = codes + a.codes, guess.copy()
+            one[:len(said)] = 0
+            one[range(len(said)), said] = 1
+            total = total + np.exp(lp) * weight * one
+    return total / total.sum(-1, keepdims=True)
 
 # %% ../nbs/06_posterior.ipynb #705f9df7
 def posterior(
@@ -166,7 +174,9 @@ def posterior(
         codes = tuple(automaton.codes(tokens) for tokens, _ in answers)
         lower = np.zeros((len(schema.events), len(schema.phases) + 1))
         for said, (_, lp) in zip(codes, answers): lower[range(len(said)), said] += np.exp(lp)
-        results.append(Posterior(answers, codes, search.unexplained, lower, best, mass))
+        rest = search.unexplained
+        probabilities = lower + rest * _rest(search) if rest else lower
+        results.append(Posterior(answers, codes, rest, lower, probabilities / probabilities.sum(-1, keepdims=True), best, mass))
     return results
 
 def _draft_items(session, row):
@@ -175,7 +185,8 @@ def _draft_items(session, row):
     while waiting:
         node = waiting.pop()
         for token, after in session.automaton.next(session.states[row][node]).items():
-            if len(session.automaton.possible(after)) > 1: waiting.append(session.child(row, node, token))
+            is_decided = session.automaton.is_boundary(after) or len(session.automaton.possible(after)) == 1
+            if not is_decided: waiting.append(session.child(row, node, token))
 
 def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
     """The probability that unconstrained sampling writes a valid answer, counted over answers of at least `least`.

@@ -60,6 +60,7 @@ def test_bounds_hold_wherever_the_search_stops(model, automaton, seed, bound, ma
     assert (found.lower <= truth + 1e-5).all() and (truth <= found.upper + 1e-5).all()
     assert np.exp([lp for _, lp in found.answers]).sum() + found.unexplained == pytest.approx(1, abs=1e-9)
     np.testing.assert_allclose(found.probabilities.sum(-1), 1, atol=1e-9)
+    assert (found.lower <= found.probabilities + 1e-9).all() and (found.probabilities <= found.upper + 1e-9).all()
 
 
 def test_a_batch_gives_what_its_pictures_give_alone_and_padding_changes_nothing(model, automaton):

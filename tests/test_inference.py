@@ -47,7 +47,7 @@ def same(ones, others):
 
 def test_every_kind_of_input_gives_the_same(predictor, pictures, folder):
     expected = [predictor.predict(p)[0] for p in pictures]
-    assert len({p.answer for p in expected}) > 1
+    assert np.ptp([p.probabilities for p in expected], axis=0).max() > .02      # pictures that are mixed up would be noticed
     files = picture_files(folder)
     buffers = []
     for pixels in pictures:
