@@ -9,8 +9,9 @@ __all__ = ['HUB_FILES', 'TEXT_ATTENTION', 'VISION_TARGETS', 'INFO_FILE', 'base_f
            'merge_adapter']
 
 # %% ../nbs/04_modeling.ipynb #436c9fb0
-import hashlib, importlib.metadata, json, logging, os, re, shutil
-from dataclasses import asdict, dataclass, field, fields
+import hashlib, importlib.metadata, json, logging, os, re, shutil, warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PaliGemmaForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from .schema import EventSchema, VQAError
 
@@ -129,10 +131,11 @@ def load_base(
     implementation = {'text_config': 'eager' if chosen == 'sdpa' else chosen, 'vision_config': 'sdpa'}
     options = dict(quantization_config=_nf4(dtype), device_map={'': device}) if quantization else {}
     try:
-        model, report = PaliGemmaForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype or 'auto', attn_implementation=implementation, use_safetensors=True,
-            local_files_only=True, output_loading_info=True, **options)
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        with _quietly():
+            model, report = PaliGemmaForConditionalGeneration.from_pretrained(
+                folder, config=config, dtype=dtype or 'auto', attn_implementation=implementation, use_safetensors=True,
+                local_files_only=True, output_loading_info=True, **options)
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise VQAError(f'the checkpoint cannot be loaded ({str(error).splitlines()[0]:.200})', folder,
                        remedy='Copy or download it again.') from error
@@ -142,6 +145,18 @@ def load_base(
     if chosen == 'sdpa': model.config.text_config._attn_implementation = 'sdpa'
     if not quantization: model.to(device)
     return model.eval(), processor
+
+@contextmanager
+def _quietly():
+    "Without bars that last a second and warnings that libraries address to each other"
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)
+            yield
+    finally:
+        if had_bars: transformers_logging.enable_progress_bar()
 
 def _read_config(folder:Path):
     try: config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -196,10 +211,11 @@ def add_adapter(
     if config.vision_lora: targets = rf"({targets}|model\.vision_tower\..*\.({'|'.join(VISION_TARGETS)}))"
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, LoraConfig(
-            r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets,
-            use_dora=config.use_dora, use_rslora=config.use_rslora, task_type='CAUSAL_LM',
-            modules_to_save=['multi_modal_projector'] if config.train_projector else None))
+        with _quietly():
+            return get_peft_model(model, LoraConfig(
+                r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets,
+                use_dora=config.use_dora, use_rslora=config.use_rslora, task_type='CAUSAL_LM',
+                modules_to_save=['multi_modal_projector'] if config.train_projector else None))
     except ValueError as error:
         raise VQAError(f"LoRA cannot be put on {', '.join(config.lora_targets)} ({str(error).splitlines()[0]:.120})") from None
 
@@ -212,9 +228,8 @@ def _unfreeze(model, config:AdapterConfig):
 
 def trainable_names(model) -> list[str]:
     "Names of the parameters that train, as the base model calls them"
-    prefixes = ('base_model.model.',)
     names = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return [name.removeprefix(prefixes[0]).replace('.default', '') for name in names]
+    return [name.removeprefix('base_model.model.').replace('.default', '') for name in names]
 
 def describe_trainable(model) -> str:
     "Such as `1.2 M of 3033.1 M parameters train (0.04 %)`"
@@ -291,7 +306,7 @@ def save_adapter(
         model.save_pretrained(partial, save_embedding_layers=False)             # 'auto' asks the hub
         (partial / 'README.md').unlink(missing_ok=True)                         # a card of "More Information Needed"
     else:
-        model.save_pretrained(partial)
+        with _quietly(): model.save_pretrained(partial)
         if processor is not None: processor.save_pretrained(partial)
     info.save(partial)
     _replace(partial, folder)
@@ -349,7 +364,7 @@ def load_lora(
     if wanted != stored: raise _mismatch(folder, missing=wanted - stored, unexpected=stored - wanted)
     config.target_modules, config.inference_mode, config.base_model_name_or_path = sorted(wanted), True, None
     try:
-        model = get_peft_model(model, config)
+        with _quietly(): model = get_peft_model(model, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         if expected.keys() != tensors.keys():
             raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
@@ -413,9 +428,9 @@ def merge_adapter(
     model, processor, info = load_adapter(folder, base, dtype=dtype, device='cpu', quantization='none')
     partial = out_folder.with_name(f'{out_folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    with _quietly(): model.save_pretrained(partial)
     processor.save_pretrained(partial)
-    AdapterInfo(**{f.name: getattr(info, f.name) for f in fields(info)} | dict(mode='merged')).save(partial)
+    replace(info, mode='merged').save(partial)
     if out_folder.exists(): out_folder.rmdir()
     os.replace(partial, out_folder)
     return out_folder

@@ -70,11 +70,10 @@ class KeepBest(TrainerCallback):
         if key not in evaluations[-1]:
             known = ', '.join(k.removeprefix('eval_') for k in evaluations[-1] if k.startswith('eval_'))
             raise VQAError(f"the evaluation has no metric '{self.config.best_metric}'", remedy=f'Set best_metric to one of {known}.')
-        values = [sign * h[key] for h in evaluations]
-        ranks = [(value, -h['eval_loss']) for value, h in zip(values, evaluations)]   # the loss decides between equals
-        if max(ranks) not in ranks[:-1]: self.save(evaluations[-1])
-        since_best = len(values) - 1 - values.index(max(values))
-        if self.config.early_stopping and since_best >= self.config.early_stopping: control.should_training_stop = True
+        ranks = [(sign * h[key], -h['eval_loss']) for h in evaluations]   # the loss decides between equals: at first all answers are wrong
+        since_best = len(ranks) - 1 - ranks.index(max(ranks))
+        if since_best == 0: self.save(evaluations[-1])
+        elif self.config.early_stopping and since_best >= self.config.early_stopping: control.should_training_stop = True
 
 # %% ../nbs/05_training.ipynb #a7e8d18e
 class RepeatableAugmentation(TrainerCallback):

@@ -88,10 +88,28 @@ def test_score_sees_the_whole_validation_split_and_decides(folder, config, tmp_p
 
 
 def test_early_stopping(folder, config, tmp_path):
-    values = iter([0.5, 0.6, 0.6, 0.6, 0.6, 0.6])
-    config = replace(config, epochs=6, early_stopping=2, best_metric='events', learning_rate=1e-9)
+    values = iter([0.5, 0.6, 0.5, 0.4, 0.7, 0.8])
+    config = replace(config, epochs=6, early_stopping=2, best_metric='events')
     result = finetune(folder, tmp_path / 'run', config, score=lambda *_: dict(events=next(values)), progress=False)
-    assert result.status == 'stopped early'
+    assert result.status == 'stopped early' and result.metrics['events'] == 0.6 and sum('eval_loss' in h for h in result.history) == 4
+
+
+def test_no_early_stop_while_all_answers_are_wrong_but_the_loss_falls(folder, config, tmp_path):
+    config = replace(config, epochs=5, early_stopping=2, best_metric='events', learning_rate=1e-3, lora_dropout=0.)
+    result = finetune(folder, tmp_path / 'run', config, score=lambda *_: dict(events=0.), progress=False)
+    assert result.status == 'finished' and result.metrics['loss'] == min(h['eval_loss'] for h in result.history if 'eval_loss' in h)
+
+
+def test_cached_features_train_the_same(folder, config, tmp_path):
+    config = replace(config, lora_dropout=0., max_steps=6)
+    plain = finetune(folder, tmp_path / 'plain', config, progress=False)
+    cached = finetune(folder, tmp_path / 'cached', replace(config, cache_vision=True), progress=False)
+    assert curve(cached.run_dir) == pytest.approx(curve(plain.run_dir), rel=1e-4) and not (cached.run_dir / 'features').exists()
+
+
+def test_one_video_is_not_enough(config, tmp_path):
+    with pytest.warns(UserWarning), pytest.raises(VQAError, match='validation split is empty'):
+        finetune(make_folder(tmp_path / 'd', videos=1, frames=1), tmp_path / 'run', config)
 
 
 @pytest.mark.parametrize('mode, options', [('lora', {}), ('qlora', {}), ('full', {}), ('lora', dict(train_projector=True)), ('lora', dict(gradient_checkpointing=True))])
