@@ -11,7 +11,7 @@ import hashlib, json, queue, threading, time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +21,10 @@ import numpy as np
 from .annotated import VideoWriter, annotate_video
 from .frames import extract_frames
 from .journal import write_atomically
-from .labels import Record
 from .queues import surprise, uncertainty
 from .reading import Loss, VideoReader, video_info
 from .schema import EventSchema, Segment, VQAError
+from .segment_metrics import segment_metrics
 from .smoothing import Dynamics, smooth, to_segments
 from .timeline import draw_timeline, read_segments, write_segments
 
@@ -164,6 +164,7 @@ def analyze_video(
     truth = read_segments(truth, schema) if isinstance(truth, (str, Path)) else truth
     dynamics = dynamics or Dynamics.by_hand(schema)
     name, info = Path(path).stem, None if Path(path).is_dir() else video_info(path)
+    truth = truth and [replace(segment, video=name) for segment in truth]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'report.json').unlink(missing_ok=True)   # from now on these results are not whole
     began, clock = time.perf_counter(), dict(model_s=0.0, answered=0)
@@ -193,7 +194,6 @@ def analyze_video(
         if preview: preview.abandon(); preview.path.unlink(missing_ok=True)
     metrics = None
     if truth is not None:
-        from paligemma_vqa.evaluation import segment_metrics
         metrics = dict(raw=segment_metrics(truth, segments_by(smooth(probabilities, times_s, 'raw'))), smoothed=segment_metrics(truth, segments))
     seconds = time.perf_counter() - began
     timing = dict(frames=len(times_s), answered=clock['answered'], seconds=seconds, frames_per_s=len(times_s) / looked_s, video_s=duration_s,
