@@ -139,14 +139,15 @@ function render({ model, el }) {
   const pill = document.createElement('button');
   pill.className = 'vqa-pill'; pill.type = 'button'; pill.tabIndex = -1; el.appendChild(pill);
   const waiting = [];                                  // keys pressed while another is in flight
-  let root = null, inFlight = null, count = 0, isLeaving = false, downOutside = false, scrubFrom = null, isOver = false;
+  let root = null, inFlight = null, count = 0, isLeaving = false, downOutside = false, scrubFrom = null, isOver = false, dropped = 0;
 
   const isStalled = () => inFlight && performance.now() - inFlight.since > model.get('stall_ms');
   const hasFocus = () => root && root.contains(document.activeElement);
   function paint() {
     if (!root) return;
-    const state = isStalled() ? 'stalled' : hasFocus() ? 'on' : 'off';
-    pill.textContent = { stalled: '⚠ no answer from the kernel: keys are NOT saved', on: '⌨ keys on', off: '⌨ click to use keys' }[state];
+    const state = isStalled() ? 'stalled' : dropped ? 'dropped' : hasFocus() ? 'on' : 'off';
+    pill.textContent = { stalled: '⚠ no answer from the kernel: keys are NOT saved', dropped: `⚠ the kernel was busy: ${dropped} keys left out`,
+                         on: '⌨ keys on', off: '⌨ click to use keys' }[state];
     pill.title = state === 'on' ? 'Esc hands the keys back to JupyterLab' : '';
     pill.dataset.state = state;
   }
@@ -156,10 +157,11 @@ function render({ model, el }) {
     inFlight = { id: ++count, since: performance.now() };
     try { model.send({ ...waiting.shift(), view, id: inFlight.id, item: model.get('item') }); }
     catch (error) { inFlight.since = -1e9; }           // the kernel is gone
-    setTimeout(() => { if (isStalled()) { waiting.length = 0; paint(); } }, model.get('stall_ms') + 20);
+    setTimeout(() => { if (isStalled()) { dropped += waiting.length; waiting.length = 0; paint(); } }, model.get('stall_ms') + 20);
   }
   function send(message) {
-    if (isStalled()) return paint();
+    if (isStalled()) { dropped += 1; return paint(); }
+    dropped = 0;                                        // the labeler has seen it and goes on
     waiting.push(message); pump();
   }
   function onAnswer(message) {
@@ -267,7 +269,7 @@ _CSS = '''
 .vqa-pill { border: 0; border-radius: 10px; padding: 1px 10px; font: inherit; font-size: 12px; line-height: 18px; cursor: pointer;
   color: inherit; background: color-mix(in srgb, currentColor 14%, transparent); white-space: nowrap; }
 .vqa-pill[data-state=on] { background: #2e7d32; color: #fff; }
-.vqa-pill[data-state=stalled] { background: #c62828; color: #fff; }
+.vqa-pill[data-state=stalled], .vqa-pill[data-state=dropped] { background: #c62828; color: #fff; }
 '''
 
 class Keyboard(anywidget.AnyWidget):

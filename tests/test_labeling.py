@@ -8,14 +8,16 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from paligemma_vqa.agreement import disagreements
+from paligemma_vqa.commands import ACTIONS, ask_own, do, note
 from paligemma_vqa.keys import COMMANDS, event_keys, key_map, legend
-from paligemma_vqa.labeling import LabelingTool, agreement_html, filmstrip_html, header_html, rows_html, timeline_html, toolbar_html
+from paligemma_vqa.labeling import LabelingTool
 from paligemma_vqa.labels import read_records
 from paligemma_vqa.pictures import Prepared, show_picture
 from paligemma_vqa.queues import uncertain_first
 from paligemma_vqa.schema import EventSchema, VQAError
-from paligemma_vqa.session import ACTIONS, QUEUES, LabelingSession, ask_own, do, note
+from paligemma_vqa.session import QUEUES, LabelingSession
 from paligemma_vqa.store import LabelStore
+from paligemma_vqa.view import agreement_html, filmstrip_html, header_html, rows_html, timeline_html, toolbar_html
 
 SCHEMA = EventSchema()
 A, B, C, D, E = SCHEMA.events
