@@ -11,6 +11,7 @@ import hashlib, json, queue, threading, time
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,7 @@ class Settings:
     batch_size: int = 1                 # 1: each frame's answer is drafted from the one before; more: several at once, for a GPU
     skip_unchanged: float|None = None   # Gray levels by which a frame must differ to be answered anew; None: answer all
     bound: float = 0.05                 # Probability that may stay unexplained in an answer; smoothing allows for more than that, and less costs time
+    folder_fps: float = 25.0            # When the source is a folder of pictures: how many positions made a second
     annotated: bool = True              # Whether to write annotated.mp4
     annotated_height: int = 540         # px, at most
 
@@ -130,15 +132,17 @@ def _look(predictor, reader:VideoReader, settings:Settings, clock:dict, preview:
             yield frame, detector is None or detector.has_changed(frame.image)
 
     def to_answer():
-        for frame, has_changed in ahead(prepared()):
+        for frame, has_changed in frames:
             waiting.append((frame.index, frame.time_s, has_changed))
             if has_changed: yield frame
 
-    for answer in _answers(predictor, to_answer(), settings, clock):
-        while not waiting[0][2]: yield *waiting.popleft()[:2], last
-        yield *waiting.popleft()[:2], answer
-        last = answer
-        clock['answered'] += 1
+    # Closed by name and not when nobody refers to it any more: the traceback of an error does, and the thread would go on
+    with closing(ahead(prepared())) as frames:
+        for answer in _answers(predictor, to_answer(), settings, clock):
+            while not waiting[0][2]: yield *waiting.popleft()[:2], last
+            yield *waiting.popleft()[:2], answer
+            last = answer
+            clock['answered'] += 1
     for index, time_s, _ in waiting: yield index, time_s, last
 
 def made_from(predictor, path:str|Path, dynamics:Dynamics, settings:Settings) -> dict:
@@ -171,8 +175,9 @@ def analyze_video(
     indices, times_s, answers = array('q'), array('d'), array('f')   # 100 bytes a frame: 5 MB for three hours
     preview = VideoWriter(folder / '.preview.mp4', fps, quality=18, preset='ultrafast') if settings.annotated else None
     try:
-        with VideoReader(path, fps) as reader, open(folder / 'frames.jsonl', 'w', encoding='utf-8') as lines:
-            for index, time_s, probabilities in ahead(_look(predictor, reader, settings, clock, preview), 16):
+        with (VideoReader(path, fps, folder_fps=settings.folder_fps) as reader, open(folder / 'frames.jsonl', 'w', encoding='utf-8') as lines,
+              closing(ahead(_look(predictor, reader, settings, clock, preview), 16)) as found):
+            for index, time_s, probabilities in found:
                 indices.append(index); times_s.append(time_s); answers.extend(np.asarray(probabilities, dtype=np.float32).ravel())
                 lines.write(json.dumps(dict(index=index, time_s=round(time_s, 4), annotation=schema.from_codes(probabilities.argmax(-1)),
                                             probabilities=[[round(float(p), 4) for p in row] for row in probabilities]), ensure_ascii=False) + '\n')
