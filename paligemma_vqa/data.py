@@ -153,8 +153,9 @@ def load_dataset(
 
 def _rows(files, folder, side, splits, extra):
     for path in files:
-        for line, text in _lines(Path(path)):
-            record = parse_record(text, path, line)
+        for _, text in _lines(Path(path)):
+            values = json.loads(text)   # it was checked a moment ago, when the extra columns were found
+            record = Record(values.pop('image'), values.pop('question'), values.pop('answer'), values)
             if splits.side(record) != side: continue
             row = dict(image=f'{folder}/{record.image}', question=record.question, answer=record.answer, video=splits.group(record),
                        frame_index=record.frame_index, time_s=record.time_s)
