@@ -22,7 +22,9 @@ class Guess:
 class Guesser:
     def predict(self, images): return [Guess({'C': '3'}) for _ in images]
 '''
-SHOW = "tool = LabelingTool('frames', schema, 'ann', Guesser(), 'guesser', pause_s=0.3)\ntool"
+# On a busy machine a kernel may need more than its 600 ms; here no key is to be left out because of that.
+PATIENT = 'tool.keyboard.stall_ms = 20_000\ntool'
+SHOW = f"tool = LabelingTool('frames', schema, 'ann', Guesser(), 'guesser', pause_s=0.3)\n{PATIENT}"
 SCHEMA = EventSchema()
 
 
@@ -59,20 +61,20 @@ class Hands:
     "An expert at the tool: every press waits until the disk has what it should have written"
     def __init__(self, page, folder): self.page, self.folder = page, folder
 
-    def wait_ready(self): self.page.locator(".vqa-labeling[data-ready='1']").last.wait_for(timeout=30_000)
+    def wait_ready(self): self.page.locator(".vqa-labeling[data-ready='1']").last.wait_for(timeout=90_000)
     def focus(self): self.page.locator('.vqa-picture').last.click()
     def press(self, *keys):
         for key in keys: self.page.keyboard.press(key)
 
     def on_screen(self, frame):
-        self.page.locator('.vqa-header', has_text=f'frame {frame}').last.wait_for(timeout=5_000)
+        self.page.locator('.vqa-header', has_text=f'frame {frame}').last.wait_for(timeout=20_000)
 
     def click(self, command):
         self.page.locator(f'.vqa-labeling [data-command="{command}"]').last.click()
 
     def finds(self, annotations):
         "labels.jsonl holds exactly these lines, soon"
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while written(self.folder) != expected(annotations) and time.monotonic() < end: time.sleep(0.05)
         assert written(self.folder) == expected(annotations)
 
@@ -147,7 +149,7 @@ def test_an_afternoon(workplace):
     hands.press('Escape', 't')
     page.keyboard.type('add back 1 2 dd', delay=10)
     hands.press('Escape')
-    wait_for(lambda: len(entries(folder)) == before + 1, 5, 'the note')
+    wait_for(lambda: len(entries(folder)) == before + 1, 20, 'the note')
     assert entries(folder)[-1]['items'][name(18)]['note'][1] == 'add back 1 2 dd'
 
     # What would delete, insert and restart in JupyterLab stays in the tool.
@@ -187,13 +189,13 @@ def test_a_burst_of_keys_stays_in_order(workplace):
     folder, page, errors, address = workplace
     (folder/'burst/images').mkdir(parents=True)
     for i in range(20): Image.new('RGB', (64, 36), (10 * i, 0, 0)).save(folder/f'burst/images/w_{i:06d}.jpg')
-    write_notebook(folder/'burst.ipynb', SETUP, "LabelingTool('burst', schema, 'ann', pause_s=0.3)")
+    write_notebook(folder/'burst.ipynb', SETUP, f"tool = LabelingTool('burst', schema, 'ann', pause_s=0.3)\n{PATIENT}")
     notebook, hands = NotebookPage(page, address, 'burst.ipynb'), Hands(page, folder)
     notebook.run_all()
     hands.wait_ready()
     hands.focus()
     for i in range(20): hands.press('abcde'[i % 5], str(i % 4 + 1), 'Enter')
-    hands.page.locator('.vqa-header', has_text='20 labeled of 20').last.wait_for(timeout=15_000)
+    hands.page.locator('.vqa-header', has_text='20 labeled of 20').last.wait_for(timeout=40_000)
     lines = [json.loads(line) for line in (folder/'burst/labels/ann.jsonl').read_text().splitlines()]
     set_ = [(list(line['items'])[0], event, pair[1]) for line in lines for event, pair in list(line['items'].values())[0].get('events', {}).items()]
     assert set_ == [(f'images/w_{i:06d}.jpg', 'ABCDE'[i % 5], str(i % 4 + 1)) for i in range(20)]
