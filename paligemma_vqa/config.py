@@ -153,6 +153,6 @@ def _wrong(name, value, wanted) -> VQAError:
 PRESETS = {
     'default': {},
     'lora': dict(learning_rate=2e-4, lora_rank=16, lora_alpha=32., warmup_ratio=0.05, schedule='cosine', early_stopping=3),
-    'tiny': dict(base='tiny', learning_rate=3e-3, lora_rank=8, lora_alpha=16., train_projector=True, warmup_ratio=0.05, schedule='cosine',
-                 precision='fp32', batch_size=16, accumulation_steps=1, epochs=6, eval_batch_size=32, early_stopping=3),
+    'tiny': dict(base='tiny', learning_rate=4e-3, lora_rank=16, lora_alpha=32., train_projector=True, warmup_ratio=0.05, schedule='cosine',
+                 precision='fp32', batch_size=8, accumulation_steps=1, epochs=8, eval_batch_size=32, early_stopping=3),
 }
