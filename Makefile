@@ -20,6 +20,8 @@ lab: .venv/ready
 export: .venv/ready
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
+	sed -i 's#](images/#](nbs/images/#' README.md
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
