@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     "Peak memory at 10 and at 60 minutes, each in a process of its own"
     peaks = {}
     for minutes in (10, 60):
-        path = flicker(tmp_path / f'{minutes}.mp4', minutes * 60, size=(360, 640))
+        path = flicker(tmp_path / f"{minutes}.mp4", minutes * 60, size=(96, 128))
         script = f'''
 import resource, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_video import Brightness, analyze_video
