@@ -94,7 +94,8 @@ def test_the_prefix_is_pictures_bos_question_newline(base):
     ids, tokenizer = batch['input_ids'][0].tolist(), processor.tokenizer
     assert ids[:64] == [processor.image_token_id] * 64 and ids[64] == 2
     assert ids[65:] == tokenizer.encode('caption en\nnothing', add_special_tokens=False) + [1]
-    assert batch['token_type_ids'][0].tolist() == [0] * (len(ids) - 2) + [1, 1]
+    answer = len(tokenizer.encode('nothing', add_special_tokens=False)) + 1
+    assert batch['token_type_ids'][0].tolist() == [0] * (len(ids) - answer) + [1] * answer
     assert batch['pixel_values'].shape == (1, 3, 96, 96)
 
 
@@ -115,13 +116,13 @@ def test_forward_masks_as_paligemma_does(base):
 
 
 def test_it_sees(base):
-    # Its own words for three events in two phases; 14 of 18 leaves room for other builds of torch.
+    # Its own words for the events and their phases; 17 of 20 leaves room for other builds of torch.
     words = {'A': 'blood', 'B': 'tongs', 'C': 'flame', 'D': 'wound', 'E': 'dye'}
-    cases = [(event, phase) for event in words for phase in '1234'][1:19]
+    cases = [(event, phase) for event in words for phase in '1234']
     pictures = [render_frame(plan_still({event: phase}, 300 + i), 0.5) for i, (event, phase) in enumerate(cases)]
     expected = [f"{dict(zip('1234', ('new', 'young', 'ripe', 'old')))[phase]} {words[event]}" for event, phase in cases]
     right = [a == e for a, e in zip(answers(base, pictures, 'caption en'), expected)]
-    assert sum(right) >= 14
+    assert sum(right) >= 17
 
 
 def test_batched_answers_equal_single_ones(base):
