@@ -69,6 +69,7 @@ def chromium_page(width=1500, height=1000):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
         page, errors = browser.new_page(viewport=dict(width=width, height=height)), []
+        page.set_default_timeout(90_000)   # a busy machine is slow, not wrong
         page.on('console', lambda message: errors.append(message.text) if message.type == 'error' else None)
         page.on('pageerror', lambda error: errors.append(str(error)))
         try: yield page, errors
