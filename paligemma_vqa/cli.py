@@ -359,6 +359,7 @@ def run(arguments:list[str]) -> int:
     UsageError = typer.BadParameter.__base__   # Typer carries its own copy of click
     for noisy in ('transformers', 'datasets', 'huggingface_hub'): logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', category=FutureWarning)
+    warnings.filterwarnings('ignore', message='Could not find a config file')   # PEFT looks for the base on the hub
     def fail(message, code):
         print(f'Error: {message}', file=sys.stderr)
         return code
