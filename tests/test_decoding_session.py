@@ -42,7 +42,7 @@ def whole_sequence_hidden(model, inputs, row, tokens):
     return out.last_hidden_state[0, one['input_ids'].shape[1] - 1:-1]
 
 
-@pytest.mark.parametrize('seed', [0, 1, 4])
+@pytest.mark.parametrize('seed', [0, 1, 5])
 def test_answers_equal_generate_over_many_pictures_batches_and_policies(automaton, seed):
     model = random_model(len(automaton.tokenizer), seed=seed)
     inputs = make_inputs(model, automaton.tokenizer, 12)
