@@ -185,13 +185,14 @@ def frame_metrics(frames:Frames, resamples:int=1000) -> dict:
         per_video={video: dict(frames=int(counts.frames[v])) | {name: _plain(values[v]) for name, values in per_video.items()}
                    for v, video in enumerate(frames.video_names)},
         mean_over_videos={name: spread(values) for name, values in per_video.items()},
+        micro_average_precision=_average_precision(frames, slice(None)),
         mean_average_precision=_plain(_mean_defined(np.array([np.nan if (ap := _average_precision(frames, i)) is None else ap for i in range(len(schema.events))]), 0)))
 
-def _average_precision(frames:Frames, event:int) -> float|None:
-    "Area under the precision-recall curve of presence; needs probabilities, and the event both there and not there"
-    present = frames.truth[:, event] > 0
+def _average_precision(frames:Frames, event:int|slice) -> float|None:
+    "Area under the precision-recall curve of presence, of one event or of all pooled; needs probabilities, and both outcomes"
+    present = (frames.truth[:, event] > 0).ravel()
     if frames.probabilities is None or present.all() or not present.any(): return None
-    return round(float(average_precision_score(present, 1 - frames.probabilities[:, event, 0])), 6)
+    return round(float(average_precision_score(present, 1 - frames.probabilities[:, event, 0].ravel())), 6)
 
 def _event_metrics(frames:Frames, total:Counts, i:int) -> dict:
     true, found, both = int(total.true[i]), int(total.found[i]), int(total.both[i])

@@ -24,7 +24,7 @@ from .images import open_image
 from .journal import write_atomically
 from .labels import load_schema
 from .schema import EventSchema, Segment, VQAError
-from .segment_metrics import segment_metrics
+from .segment_metrics import relaxed_accuracy, segment_metrics
 from .smoothing import Dynamics, smooth, to_segments
 from .splits import find_leaks, read_splits
 
@@ -64,16 +64,27 @@ def segments_of(frames:Frames, codes:np.ndarray) -> list[Segment]:
         if len(rows) > 1: found += to_segments(codes[rows], frames.times_s[rows], frames.schema, video=video)
     return found
 
-def over_time(frames:Frames) -> dict|None:
-    "Segment metrics, raw and smoothed; None when frames have no times"
+def _relaxed(frames:Frames, codes:np.ndarray, window_s:float) -> float:
+    "Relaxed accuracy, the mean over events and then over videos"
+    per_video = [np.mean([relaxed_accuracy(frames.truth[rows, e], codes[rows, e], frames.times_s[rows], window_s) for e in range(codes.shape[1])])
+                 for rows in (np.flatnonzero(frames.videos == video) for video in frames.video_names)]
+    return round(float(np.mean(per_video)), 6)
+
+def over_time(
+    frames:Frames,
+    window_s:float=1.0,   # For relaxed accuracy; choose it to be what your experts disagree by
+) -> dict|None:
+    "Segment metrics and relaxed accuracy, raw and smoothed; None when frames have no times"
     if frames.times_s is None: return None
     true, smoothed = segments_of(frames, frames.truth), np.zeros_like(frames.truth)
-    result = dict(raw=segment_metrics(true, segments_of(frames, np.maximum(frames.predicted, 0))) | dict(look_ahead='none'))
+    result = dict(raw=segment_metrics(true, segments_of(frames, np.maximum(frames.predicted, 0))) | dict(
+        look_ahead='none', relaxed_accuracy=_relaxed(frames, frames.predicted, window_s), window_s=window_s))
     if frames.probabilities is not None:
         for video in frames.video_names:
             rows = np.flatnonzero(frames.videos == video)
             smoothed[rows] = smooth(frames.probabilities[rows], frames.times_s[rows], 'hmm', Dynamics.by_hand(frames.schema))
-        result['smoothed'] = segment_metrics(true, segments_of(frames, smoothed)) | dict(look_ahead='whole video')
+        result['smoothed'] = segment_metrics(true, segments_of(frames, smoothed)) | dict(
+            look_ahead='whole video', relaxed_accuracy=_relaxed(frames, smoothed, window_s), window_s=window_s)
     return result
 
 # %% ../nbs/09f_report.ipynb #970f1398
