@@ -302,9 +302,11 @@ def save_adapter(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     if isinstance(model, PeftModel):
-        model.peft_config['default'].base_model_name_or_path = info.base_model  # PEFT would write this machine's path
-        model.save_pretrained(partial, save_embedding_layers=False)             # 'auto' asks the hub
-        (partial / 'README.md').unlink(missing_ok=True)                         # a card of "More Information Needed"
+        config = model.peft_config['default']
+        path, config.base_model_name_or_path = config.base_model_name_or_path, info.base_model   # PEFT would write this machine's path
+        try: model.save_pretrained(partial, save_embedding_layers=False)   # 'auto' asks the hub
+        finally: config.base_model_name_or_path = path
+        (partial / 'README.md').unlink(missing_ok=True)                    # a card of "More Information Needed"
     else:
         with _quietly(): model.save_pretrained(partial)
         if processor is not None: processor.save_pretrained(partial)

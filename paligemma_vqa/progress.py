@@ -6,7 +6,7 @@
 __all__ = ['draw_history', 'in_notebook', 'LiveProgress', 'StopOnSignal']
 
 # %% ../nbs/04b_progress.ipynb #20358036
-import signal, sys, threading
+import io, signal, sys, threading
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -39,6 +39,12 @@ def in_notebook() -> bool:
     except ImportError: return False
     return get_ipython() is not None and 'IPKernelApp' in get_ipython().config
 
+def _picture(figure:Figure):
+    from IPython.display import Image
+    png = io.BytesIO()
+    figure.savefig(png)
+    return Image(png.getvalue())   # a Figure shows only where pyplot was imported
+
 class LiveProgress(TrainerCallback):
     "A progress bar with the loss, a line and some answers per evaluation, and in a notebook the curve"
     def __init__(self,
@@ -52,7 +58,7 @@ class LiveProgress(TrainerCallback):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='update', desc='training', file=None if in_notebook() else sys.stderr)
         if in_notebook():
             from IPython.display import display
-            self.figure = display(draw_history(state.log_history, self.metric), display_id=True)
+            self.figure = display(_picture(draw_history(state.log_history, self.metric)), display_id=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar: self.bar.update(state.global_step - self.bar.n)
@@ -68,7 +74,7 @@ class LiveProgress(TrainerCallback):
         for right, current in self.examples[:3]:
             lines.append(f"   {'right' if right == current else 'wrong'}: {current}" + ('' if right == current else f'\n   it is: {right}'))
         self.bar.write('\n'.join(lines), file=sys.stderr)
-        if self.figure: self.figure.update(draw_history(state.log_history, self.metric))
+        if self.figure: self.figure.update(_picture(draw_history(state.log_history, self.metric)))
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar: self.bar.close()
