@@ -162,7 +162,7 @@ def annotate_video(
         duration_s, usual = info.duration_s, min(fps or info.fps or 25.0, info.fps or 25.0)
     duration_s = duration_s or max([s.end_s for s in (*segments, *(truth or ()))], default=1.0)
     overlay, count = Overlay(segments, schema, duration_s, truth), 0
-    with VideoReader(video, fps, max_height=max_height, **reading) as reader, VideoWriter(output, usual) as writer:
+    with VideoReader(video, fps, max_height=max_height, **reading) as reader, VideoWriter(output, usual, preset='superfast') as writer:
         for count, frame in enumerate(reader, 1): writer.write(overlay.draw(frame.image, frame.time_s), frame.time_s)
     if not count: raise VQAError('no picture could be read, so there is no annotated video', video, remedy='Check the video.', exit_code=1)
     return Path(output)

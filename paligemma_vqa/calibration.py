@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['presence', 'phase_given_present', 'reliability', 'calibration', 'scale', 'fit_temperature', 'frame_confidence',
-           'risk_coverage', 'threshold_for_precision', 'draw_calibration']
+           'risk_coverage', 'threshold_for_precision', 'at_thresholds', 'draw_calibration']
 
 # %% ../nbs/08b_calibration.ipynb #972a12b5
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from sklearn.metrics import brier_score_loss, precision_recall_curve
+from sklearn.metrics import precision_recall_curve
 
 from .evaluation import Frames
 
@@ -45,8 +44,12 @@ def reliability(
 
 def calibration(frames:Frames) -> dict:
     "Reliability of event presence, overall and per event, and of the phase given presence"
+    there = frames.truth > 0
+    phases = frames.probabilities[..., 1:][there] / np.maximum(frames.probabilities[..., 1:][there].sum(-1, keepdims=True), 1e-12)
+    squares = (phases - np.eye(phases.shape[-1])[frames.truth[there] - 1]) ** 2
     per_event = {event: reliability(1 - frames.probabilities[:, i, 0], frames.truth[:, i] > 0) for i, event in enumerate(frames.schema.events)}
-    return dict(presence=reliability(*presence(frames)), phase=reliability(*phase_given_present(frames)), presence_per_event=per_event)
+    return dict(presence=reliability(*presence(frames)), phase=reliability(*phase_given_present(frames)) | dict(brier_all_phases=round(float(squares.sum(-1).mean()), 6) if len(squares) else None),
+                presence_per_event=per_event)
 
 # %% ../nbs/08b_calibration.ipynb #c28bf7e5
 def scale(probabilities:np.ndarray, temperature:float) -> np.ndarray:
@@ -80,15 +83,28 @@ def threshold_for_precision(
     validation:Frames,
     precision:float=0.95,
 ) -> dict[str, dict|None]:
-    "Per event the presence threshold and what it gives on validation; None where no threshold reaches the precision"
+    "Per event the presence threshold and its precision and recall on validation; None where no threshold reaches the precision"
     found = {}
     for i, event in enumerate(validation.schema.events):
         there = validation.truth[:, i] > 0
         if not there.any(): found[event] = None; continue
         precisions, recalls, thresholds = precision_recall_curve(there, 1 - validation.probabilities[:, i, 0])
         enough = np.flatnonzero(precisions[:-1] >= precision)   # the last precision is 1 by convention, for no claim at all
-        found[event] = dict(threshold=round(float(thresholds[enough[0]]), 6), precision=round(float(precisions[enough[0]]), 6),
+        found[event] = dict(threshold=float(thresholds[enough[0]]), precision=round(float(precisions[enough[0]]), 6),
                             recall=round(float(recalls[enough[0]]), 6)) if len(enough) else None
+    return found
+
+def at_thresholds(
+    frames:Frames,
+    thresholds:Mapping[str, dict|None],   # As `threshold_for_precision` finds them
+) -> dict[str, dict|None]:
+    "Per event what a threshold gives on these frames: claims, precision (None without a claim) and recall"
+    found = {}
+    for i, event in enumerate(frames.schema.events):
+        if not thresholds[event]: found[event] = None; continue
+        there, said = frames.truth[:, i] > 0, 1 - frames.probabilities[:, i, 0] >= thresholds[event]['threshold']
+        ratio = lambda part, whole: round(float(part / whole), 6) if whole else None
+        found[event] = dict(claimed=int(said.sum()), precision=ratio((there & said).sum(), said.sum()), recall=ratio((there & said).sum(), there.sum()))
     return found
 
 # %% ../nbs/08b_calibration.ipynb #a257b4e0

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['overlap_s', 'segment_hits', 'edit_distance', 'edit_score', 'occurrences', 'latencies', 'relaxed_accuracy',
-           'segment_metrics']
+           'segment_metrics', 'segment_metrics_by_video']
 
 # %% ../nbs/08a_segments.ipynb #472b7e31
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from .evaluation import over_videos
 from .schema import Segment
 
 # %% ../nbs/08a_segments.ipynb #4f4be068
@@ -104,3 +105,22 @@ def segment_metrics(
         values = [value for one in late for value in one[which]]
         metrics[f'{name}_latency_s'] = dict(mean=round(float(np.mean(values)), 4), median_absolute=round(float(np.median(np.abs(values))), 4)) if values else None
     return metrics | dict(missed=sum(one[2] for one in late), false=sum(one[3] for one in late))
+
+# %% ../nbs/08a_segments.ipynb #0103b578
+def segment_metrics_by_video(
+    true:Sequence[Segment],        # With `video`
+    predicted:Sequence[Segment],
+    resamples:int=1000, seed:int=0,
+) -> dict:
+    "`per_video`, and `mean_over_videos` of F1 and edit score with standard deviation and 95 % interval of the mean"
+    videos = sorted({str(segment.video) for segment in (*true, *predicted)})
+    of = lambda segments, video: [segment for segment in segments if str(segment.video) == video]
+    per_video = {video: segment_metrics(of(true, video), of(predicted, video)) for video in videos}
+    names = [name for name in next(iter(per_video.values()), {}) if name.startswith('f1@')] + ['edit']
+    def spread(name):
+        values = np.array([metrics[name] for metrics in per_video.values() if metrics[name] is not None])
+        found = over_videos(values)
+        if len(values) < 2: return found | dict(low=None, high=None)
+        means = np.random.default_rng(seed).choice(values, (resamples, len(values))).mean(1)
+        return found | dict(zip(('low', 'high'), np.percentile(means, [2.5, 97.5]).round(6).tolist()))
+    return dict(per_video=per_video, mean_over_videos={name: spread(name) for name in names} if per_video else {})
