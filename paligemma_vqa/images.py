@@ -82,7 +82,7 @@ def _decode(picture:Image.Image, name) -> np.ndarray:
     if picture.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in picture.info:
         picture = picture.convert('RGBA')
         return np.array(Image.alpha_composite(Image.new('RGBA', picture.size, 'black'), picture).convert('RGB'))
-    return np.array(picture.convert('RGB'))
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))   # `convert` would copy even so
 
 def _is_turned(picture) -> bool:
     try: return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
@@ -110,11 +110,11 @@ def resize_image(
     if not image.flags.writeable or not image.flags.c_contiguous: image = np.array(image, order='C')
     height, width = image.shape[:2]
     if (height, width) == (image_size, image_size): return torch.from_numpy(image).permute(2, 0, 1)
-    is_upright = height > image_size and height - image_size > 2 * (width - image_size)   # as Pillow 13 decides
     # A view, not a copy: torch's fast path for bytes wants the channels last, as they are.
-    pixels = torch.from_numpy(cv2.transpose(image) if is_upright else image).permute(2, 0, 1)[None]
-    square = interpolate(pixels, (image_size, image_size), mode='bicubic', antialias=True)[0]
-    return square.transpose(1, 2) if is_upright else square
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    if height > image_size and height - image_size > 2 * (width - image_size):   # as Pillow 13 decides
+        pixels = interpolate(pixels, (image_size, width), mode='bicubic', antialias=True)
+    return interpolate(pixels, (image_size, image_size), mode='bicubic', antialias=True)[0]
 
 def preprocess_images(
     images:Sequence[np.ndarray],    # uint8 `[height, width, 3]`, as from `open_image`; sizes may differ
