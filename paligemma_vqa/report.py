@@ -14,17 +14,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from .baselines import constant_baseline, linear_probe, question_only, shuffled, time_prior, vision_features
-from .calibration import calibration, draw_calibration, fit_temperature, frame_confidence, risk_coverage, scale, threshold_for_precision
+from .calibration import at_thresholds, calibration, draw_calibration, fit_temperature, frame_confidence, risk_coverage, scale, threshold_for_precision
 from .data import Records
 from .evaluation import METRICS, Counts, Frames, draw_confusion, draw_videos, frame_metrics, quick_scores, scores
 from .images import open_image
 from .journal import write_atomically
 from .labels import load_schema
 from .schema import EventSchema, Segment, VQAError
-from .segment_metrics import relaxed_accuracy, segment_metrics
+from .segment_metrics import relaxed_accuracy, segment_metrics, segment_metrics_by_video
 from .smoothing import Dynamics, smooth, to_segments
 from .splits import find_leaks, read_splits
 
@@ -77,14 +77,16 @@ def over_time(
     "Segment metrics and relaxed accuracy, raw and smoothed; None when frames have no times"
     if frames.times_s is None: return None
     true, smoothed = segments_of(frames, frames.truth), np.zeros_like(frames.truth)
-    result = dict(raw=segment_metrics(true, segments_of(frames, np.maximum(frames.predicted, 0))) | dict(
-        look_ahead='none', relaxed_accuracy=_relaxed(frames, frames.predicted, window_s), window_s=window_s))
+    def scored(codes, look_ahead):
+        found = segments_of(frames, np.maximum(codes, 0))
+        return segment_metrics(true, found) | segment_metrics_by_video(true, found) | dict(
+            look_ahead=look_ahead, relaxed_accuracy=_relaxed(frames, codes, window_s), window_s=window_s)
+    result = dict(raw=scored(frames.predicted, 'none'))
     if frames.probabilities is not None:
         for video in frames.video_names:
             rows = np.flatnonzero(frames.videos == video)
             smoothed[rows] = smooth(frames.probabilities[rows], frames.times_s[rows], 'hmm', Dynamics.by_hand(frames.schema))
-        result['smoothed'] = segment_metrics(true, segments_of(frames, smoothed)) | dict(
-            look_ahead='whole video', relaxed_accuracy=_relaxed(frames, smoothed, window_s), window_s=window_s)
+        result['smoothed'] = scored(smoothed, 'whole video')
     return result
 
 # %% ../nbs/09f_report.ipynb #970f1398
@@ -177,7 +179,9 @@ def evaluate(
         temperature = fit_temperature(validation)
         scaled = replace(frames, probabilities=scale(frames.probabilities, temperature))
         report['temperature'] = dict(fitted_on='validation', value=round(temperature, 4), calibration=calibration(scaled))
-        report['thresholds_for_precision_0.95'] = threshold_for_precision(validation)
+        chosen = threshold_for_precision(validation)
+        there = at_thresholds(frames, chosen)
+        report['thresholds_for_precision_0.95'] = {event: found and found | dict(on_split=there[event]) for event, found in chosen.items()}
     if baselines: report['baselines'] = _baselines(predictor, folder, frames, batch_size)
     if with_robustness: report['robustness'] = robustness(predictor, frames, batch_size)
     other = ask(against, frames, 'against') if against else None
@@ -225,10 +229,11 @@ def summary_table(report:Mapping, names:Sequence[str]=('event_f1', 'phase_accura
     lines.append('| mean over videos ± sd | ' + ' | '.join(spread(over[name]) for name in names) + ' |')
     for title, values in report.get('baselines', {}).items(): lines.append(f'| {title} | ' + ' | '.join(cell(values[name]) for name in names) + ' |')
     if report['over_time']:
-        lines += ['', '| segments | F1@10 | F1@25 | F1@50 | edit | start latency, s | missed | false |', '|---|---|---|---|---|---|---|---|']
+        lines += ['', '| segments | F1@10 | F1@25 | F1@50 | F1@50, mean over videos | edit | start latency, s | missed | false |', '|---|---|---|---|---|---|---|---|---|']
         for name, values in report['over_time'].items():
-            late = values['start_latency_s']
-            lines.append(f"| {name} | {cell(values['f1@10'])} | {cell(values['f1@25'])} | {cell(values['f1@50'])} | {cell(values['edit'])} | "
+            late, per_video = values['start_latency_s'], values['mean_over_videos']['f1@50']
+            between = f" [{per_video['low']:.3f}, {per_video['high']:.3f}]" if per_video['low'] is not None else ''
+            lines.append(f"| {name} | {cell(values['f1@10'])} | {cell(values['f1@25'])} | {cell(values['f1@50'])} | {cell(per_video['mean'])}{between} | {cell(values['edit'])} | "
                          f"{cell(late and late['mean'])} | {values['missed']} | {values['false']} |")
     if report['leaks'] and not report['leaks']['is_clean']: lines += ['', '**The split leaks: see `leaks` in report.json before you trust any of this.**']
     return '\n'.join(lines)
