@@ -218,7 +218,8 @@ def write_video(
     import av
     count = 0
     with av.open(str(path), 'w', options=dict(movflags='faststart')) as container:
-        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options=dict(crf='20', preset='veryfast'))
+        # Without mbtree: with it, x264 does not always write the same bytes for the same small frames
+        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': '20', 'preset': 'veryfast', 'x264-params': 'mbtree=0'})
         stream.pix_fmt = 'yuv420p'
         for image in frames:
             image = np.ascontiguousarray(image[:image.shape[0] // 2 * 2, :image.shape[1] // 2 * 2])
