@@ -17,6 +17,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 from torch.utils.data import get_worker_info
 
 from .images import Augmentation, open_image, preprocess_images, processor_image_size
@@ -131,7 +133,7 @@ def load_dataset(
 ) -> datasets.DatasetDict:
     "Splits train, validation and test with the columns image, question, answer, video, frame_index, time_s and what else the records have"
     if not Path(source).exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(source)):
-        return _from_hub(str(source), schema, streaming, decode)
+        return _from_hub(str(source), schema, streaming, decode, splits=splits, cache_dir=cache_dir)
     files = label_files(source)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if files[0].suffix == '.parquet': return _from_parquet(files, folder, schema, streaming, decode)
@@ -196,11 +198,19 @@ def _check_columns(data, source):
                 raise VQAError(f"the split '{name}' has no column '{key}'", source, remedy='A dataset has image, question and answer; rename its columns.')
     return data
 
-def _from_hub(name, schema, streaming, decode):
-    try: data = datasets.load_dataset(name, streaming=streaming)
+def _from_hub(name, schema, streaming, decode, **options):
+    try:
+        if _has_labels(name): return load_dataset(snapshot_download(name, repo_type='dataset'), schema, streaming, decode, **options)
+        data = datasets.load_dataset(name, streaming=streaming)
+    except VQAError: raise
     except Exception as error:   # offline, not found, not logged in, broken: the remedy is the same
         raise VQAError(f"the dataset '{name}' cannot be fetched ({str(error).splitlines()[0]:.120})", remedy='Give a folder, or check the name and the connection.') from None
     return _with_sides(_check_columns(data, name), name, schema, streaming, decode)
+
+def _has_labels(name) -> bool:
+    "Is it a dataset folder of ours that was uploaded as it is? Its `image` column is a path, which `datasets` would not resolve"
+    try: return bool(hf_hub_download(name, LABELS, repo_type='dataset'))
+    except EntryNotFoundError: return False
 
 def _from_parquet(files, folder, schema, streaming, decode):
     sides = {}

@@ -154,10 +154,13 @@ def _close_pairs(looks:list[_Look], groups:Mapping[str, str], distance:int) -> I
 def _group(record:Record) -> str: return record.video or record.image
 
 def read_split_of(folder:str|Path) -> dict[str, str]:
-    "Group to the split that it is in, from `splits.json`; empty without one"
+    "Group to the split that it is in, from `splits.json`, and a lone picture to that of the one it looks like; empty without one"
     path = Path(folder)/'splits.json'
     if not path.exists(): return {}
-    try: return {group: split for split, groups in json.loads(path.read_text(encoding='utf-8'))['splits'].items() for group in groups}
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+        split_of = {group: split for split, groups in values['splits'].items() for group in groups}
+        return {image: split_of[group] for image, group in values.get('near_duplicates', {}).items() if group in split_of} | split_of
     except (ValueError, KeyError, AttributeError, TypeError):
         raise VQAError('is not a list of groups per split', path, remedy='Delete it and split again.') from None
 

@@ -86,6 +86,12 @@ def words(text:str) -> tuple[str, ...]:
 def _longest_first(names) -> list[tuple[tuple[str, ...], str]]:
     return sorted(((words(name), name) for name in names), key=lambda pair: -len(pair[0]))
 
+def _as_written(name, answer) -> str:
+    "How `name`, in words, is spelled in `answer`"
+    pattern = r'(?<!\w)' + r'\W*'.join(map(re.escape, words(name))) + r'(?!\w)'
+    spelled = re.search(pattern, unicodedata.normalize('NFKC', answer), re.IGNORECASE) if name else None
+    return spelled[0] if spelled else name
+
 class _Reader:
     "Reads answers written in one format"
     def __init__(self, answer_format:AnswerFormat, events, phases):
@@ -100,8 +106,9 @@ class _Reader:
 
     def starts(self, answer:tuple[str, ...]) -> bool: return answer[:len(self.prefix)] == self.prefix
 
-    def read(self, answer:tuple[str, ...]) -> list[tuple[str, str]]:
-        "(event, phase) for each item of `answer`, as words, in the order written"
+    def read(self, written:str) -> list[tuple[str, str]]:
+        "(event, phase) for each item of the answer, in the order written"
+        answer = words(written)
         if not self.starts(answer): raise VQAError(f"the answer does not begin with '{' '.join(self.prefix)}'")
         body = answer[len(self.prefix):]
         if body == self.nothing: return []
@@ -115,7 +122,7 @@ class _Reader:
         while at < len(body):
             item = self._item(body, at)
             if item is None and items and body[at] in _AND: at += 1; continue
-            if item is None: raise self._complaint(body[at:])
+            if item is None: raise self._complaint(body[at:], written)
             event, phase, at = item
             items.append((event, phase))
             if at < len(body) and body[at] == ',': at += 1
@@ -131,15 +138,15 @@ class _Reader:
                 if stop is not None and (stop == len(body) or body[stop] == ',' or body[stop] in _AND):
                     return event, phase, stop
 
-    def _complaint(self, rest) -> VQAError:
+    def _complaint(self, rest, written) -> VQAError:
         chunk = rest[:rest.index(',')] if ',' in rest else rest
         text, between = ' '.join(chunk), ' '.join(self.between)
         event, found, phase = text.removeprefix(' '.join(self.before)).partition(f' {between} ')
         if not found: return VQAError(f"cannot read '{text}' in the answer")
         event, phase = event.strip(), phase.removesuffix(' '.join(self.after)).strip()
         if words(event) in [name for name, _ in self.events]:
-            return VQAError(f"unknown phase '{phase}' of event '{event}'", remedy=f'The phases are {self.phase_names}.')
-        return VQAError(f"unknown event '{event}'", remedy=f'The events are {self.event_names}.')
+            return VQAError(f"unknown phase '{_as_written(phase, written)}' of event '{_as_written(event, written)}'", remedy=f'The phases are {self.phase_names}.')
+        return VQAError(f"unknown event '{_as_written(event, written)}'", remedy=f'The events are {self.event_names}.')
 
 # %% ../nbs/00_schema.ipynb #c614ed46
 ANSWER_PREFIX = 'answer en '   # PaliGemma was pre-trained with "answer {language} {question}"; ours is always en
@@ -228,7 +235,7 @@ class EventSchema:
         else: readers = sorted((r for r in self._readers.values() if r.starts(text)), key=lambda r: -len(r.prefix))
         complaint = VQAError(f"the answer '{answer}' is in none of the formats {', '.join(self.answer_formats)}")
         for i, reader in enumerate(readers):
-            try: items = reader.read(text)
+            try: items = reader.read(answer)
             except VQAError as error:
                 if i == 0: complaint = error
                 continue

@@ -1,5 +1,5 @@
 """The command as its users run it: a process, files on disk, one line when the input is wrong."""
-import json, os, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 import cv2
@@ -118,6 +118,30 @@ def test_frames_lint_and_split(bikes, tmp_path, trained):
     assert 'no leak found' in run('split', trained / 'data').stdout
 
 
+def test_labels_go_out_to_a_table_and_come_back(trained, tmp_path):
+    data = shutil.copytree(trained / 'data', tmp_path / 'data')
+    before = (data / 'labels.jsonl').read_text().splitlines()
+    assert run('export', data, tmp_path / 'labels.csv').stdout.strip() == str(tmp_path / 'labels.csv')
+    (data / 'labels.jsonl').unlink()
+    assert f'{len(before)} pictures labeled' in run('import', tmp_path / 'labels.csv', data).stdout
+    after = (data / 'labels.jsonl').read_text().splitlines()
+    def said(lines): return {row['image']: row['answer'] for row in map(json.loads, lines)}
+    assert said(after) == said(before)
+    (tmp_path / 'map.json').write_text('["not a mapping"]')
+    fails('import', tmp_path / 'labels.csv', data, '--map', tmp_path / 'map.json', says=['map.json', 'for each label'])
+    fails('import', tmp_path / 'none.csv', data, says=['none.csv', 'no such file'])
+    fails('export', data, tmp_path / 'labels.doc', says=['no format', 'label-studio'])
+
+
+def test_card_is_ours_until_somebody_edits_it(trained, tmp_path):
+    data = shutil.copytree(trained / 'data', tmp_path / 'data')
+    assert run('card', data).stdout.strip() == str(data / 'README.md')
+    assert '# data' in (data / 'README.md').read_text() and run('card', data).returncode == 0
+    (data / 'README.md').write_text('# Ours\n')
+    fails('card', data, says=['README.md', 'left alone'])
+    assert (data / 'README.md').read_text() == '# Ours\n'
+
+
 def test_doctor_as_json():
     facts = json.loads(run('doctor', '--json').stdout)
     assert facts['torch'] and 'tiny' in facts['bases']
@@ -138,7 +162,7 @@ def record(answer='A: 1', image='images/v_000001.jpg'):
     ((), True, ['labels.jsonl']),
     ((record(), record()[:40]), True, ['labels.jsonl:2']),
     ((record(),), False, ['labels.jsonl:1', 'images/v_000001.jpg']),
-    ((record(), record('Z: 1', 'images/v_000001.jpg')), True, ['labels.jsonl:2', "unknown event 'z'", 'A, B, C']),
+    ((record(), record('Z: 1', 'images/v_000001.jpg')), True, ['labels.jsonl:2', "unknown event 'Z'", 'A, B, C']),
     ((record(image='../../etc/passwd'),), True, ['labels.jsonl:1']),
 ], ids=['empty', 'torn', 'missing picture', 'unknown event', 'outside'])
 def test_bad_data_sets(tmp_path, lines, picture, says):
