@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lab export clean
+.PHONY: demo test lab export docs clean
 
 demo: .venv/ready
 	$(BIN)/paligemma-vqa demo --output runs/demo
@@ -21,7 +21,12 @@ export: .venv/ready
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
-	sed -i 's#](images/#](nbs/images/#' README.md
+	sed -i 's#](\([a-z0-9_]*[/.]\)#](nbs/\1#g; s#](nbs/\.\./#](#g; s#](\.\./#](#g' README.md
+
+# The site: README, chapters, API pages. A link that leads nowhere is an error.
+docs: .venv/ready
+	$(BIN)/python docs/build.py
+	@echo "docs/_build/html/index.html"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,4 +34,4 @@ export: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv runs _docs _proc build dist *.egg-info
+	rm -rf .venv runs _docs _proc docs/_build build dist *.egg-info
