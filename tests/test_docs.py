@@ -1,0 +1,52 @@
+"What is written must hold: links lead somewhere, the site builds, the two READMEs say the same"
+import json, re, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(ROOT.glob('*.md'))
+NOTEBOOKS = sorted(path for path in (ROOT / 'nbs').rglob('*.ipynb') if not {'runs', '.ipynb_checkpoints'} & set(path.parts))
+LINK = re.compile(r'\]\(([^()\s]+)\)|(?:src|href)="([^"]+)"')
+CODE = re.compile(r'```.*?```|`[^`\n]*`', re.DOTALL)
+
+
+def prose(path:Path) -> str:
+    if path.suffix == '.md': return path.read_text(encoding='utf-8')
+    return '\n'.join(''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'markdown')
+
+
+@pytest.mark.parametrize('path', [*PAGES, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    links = [a or b for a, b in LINK.findall(CODE.sub('', prose(path)))]
+    local = [link.split('#')[0] for link in links if not re.match(r'[a-z]+:|#|attachment:', link)]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    result = subprocess.run([sys.executable, str(ROOT / 'docs/build.py'), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    modules = {path.stem for path in (ROOT / 'paligemma_vqa').glob('[!_]*.py')}
+    assert {path.stem for path in (tmp_path / 'html/api').glob('*.html')} == modules
+    page = (tmp_path / 'html/api/config.html').read_text(encoding='utf-8')
+    for comment in ('Examples per device and forward pass',            # of a field
+                    'LoRA; LoRA on a 4-bit base; every weight',        # of a field that is inherited
+                    'As on a command line'): assert comment in page    # of a parameter
+    assert '#| export' not in (tmp_path / 'html/nbs/00_schema.html').read_text(encoding='utf-8')
+
+
+def outline(text:str) -> dict:
+    "What two languages share: how deep each heading is, code without its comments, numbers in tables, links"
+    blocks = re.findall(r'```(.*?)```', text, re.DOTALL)
+    rest = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
+    return dict(headings=[len(marks) for marks in re.findall(r'^(#+) ', rest, re.MULTILINE)],
+                code=[[re.sub(r'\s*#.*', '', line).strip() for line in block.splitlines()] for block in blocks],
+                numbers=[re.findall(r'\d[\d.,]*\d|\d', line) for line in rest.splitlines() if line.startswith('|')],
+                names=sorted(set(re.findall(r'`([^`\n]+)`', rest))),
+                links=sorted(set(a or b for a, b in LINK.findall(rest)) - {'README.md', 'README.zh-CN.md'}))
+
+
+@pytest.mark.skipif(not (ROOT / 'README.zh-CN.md').exists(), reason='not translated')
+def test_the_readmes_say_the_same():
+    english, chinese = (outline((ROOT / name).read_text(encoding='utf-8')) for name in ('README.md', 'README.zh-CN.md'))
+    for part in english: assert chinese[part] == english[part], part
