@@ -51,7 +51,8 @@ def lay_out(source:Path) -> None:
     shutil.copytree(ROOT / 'nbs', source / 'nbs', ignore=shutil.ignore_patterns('index.ipynb', '.*', 'runs', '_*'))
     for notebook in (source / 'nbs').rglob('*.ipynb'): nbformat.write(for_readers(notebook), notebook)
     pages = sorted(path.name for path in ROOT.glob('*.md') if path.name != 'README.md')
-    for page in [*pages, 'LICENSE']: shutil.copy(ROOT / page, source / page)
+    for page in pages: (source / page).write_text((ROOT / page).read_text(encoding='utf-8').replace('](README.md)', '](index.md)'), encoding='utf-8')
+    shutil.copy(ROOT / 'LICENSE', source)
 
     (source / 'api').mkdir()
     chapters, modules = {}, []
@@ -67,7 +68,7 @@ def lay_out(source:Path) -> None:
     def notebooks_in(folder): return [path.relative_to(source).with_suffix('').as_posix() for path in sorted((source / 'nbs' / folder).glob('*.ipynb'))]
     tables = [contents('Tutorials', notebooks_in('tutorials')), *(contents(part, names) for part, names in chapters.items()),
               contents('Measured', notebooks_in('benchmarks')), contents('Modules', [f'api/{module}' for module in sorted(modules)]),
-              contents('The project', [page.removesuffix('.md') for page in pages])]
+              contents('The project', ['中文说明 <README.zh-CN>' if page == 'README.zh-CN.md' else page.removesuffix('.md') for page in pages])]
     (source / 'index.md').write_text((ROOT / 'README.md').read_text(encoding='utf-8') + '\n' + '\n'.join(tables), encoding='utf-8')
 
 

@@ -1,8 +1,12 @@
 "What is written must hold: links lead somewhere, the site builds, the two READMEs say the same"
-import json, re, subprocess, sys
+import json, re, shlex, subprocess, sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from paligemma_vqa.cli import app
+from paligemma_vqa.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(ROOT.glob('*.md'))
@@ -23,6 +27,24 @@ def test_links_lead_somewhere(path):
     assert [link for link in local if not (path.parent / link).exists()] == []
 
 
+def commands(path:Path) -> list[list[str]]:
+    "The words of every `paligemma-vqa …` that a reader is told to type"
+    lines = [line for block in CODE.findall(prose(path)) for line in block.strip('`').replace('\\\n', ' ').splitlines()]
+    starts = [re.search(r'(?:^|\s|!)(?:paligemma-vqa|-m paligemma_vqa\.cli) +([a-z]+ .*|[a-z]+)$', line.split(' #')[0].strip()) for line in lines]
+    return [shlex.split(start[1].replace('…', '')) for start in starts if start]
+
+
+@pytest.mark.parametrize('path', [*PAGES, *NOTEBOOKS], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_exist(path):
+    known = typer.main.get_command(app).commands
+    for name, *words in commands(path):
+        assert name in known, name
+        options = {option.lstrip('-').replace('_', '-') for parameter in known[name].params for option in parameter.opts}
+        given = {word.lstrip('-').replace('_', '-') for word in words if word.startswith('--')}
+        assert given <= options, (name, given - options)
+        TrainingConfig().with_options([value for option, value in zip(words, words[1:]) if option == '--set'])
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run([sys.executable, str(ROOT / 'docs/build.py'), str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -36,17 +58,16 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 def outline(text:str) -> dict:
-    "What two languages share: how deep each heading is, code without its comments, numbers in tables, links"
+    "What two languages share: how deep each heading is, code without its comments, the numbers of each section, names, links"
     blocks = re.findall(r'```(.*?)```', text, re.DOTALL)
     rest = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
     return dict(headings=[len(marks) for marks in re.findall(r'^(#+) ', rest, re.MULTILINE)],
                 code=[[re.sub(r'\s*#.*', '', line).strip() for line in block.splitlines()] for block in blocks],
-                numbers=[re.findall(r'\d[\d.,]*\d|\d', line) for line in rest.splitlines() if line.startswith('|')],
+                numbers=[sorted(re.findall(r'\d[\d.,]*\d|\d', section)) for section in re.split(r'^#+ ', rest, flags=re.MULTILINE)],
                 names=sorted(set(re.findall(r'`([^`\n]+)`', rest))),
                 links=sorted(set(a or b for a, b in LINK.findall(rest)) - {'README.md', 'README.zh-CN.md'}))
 
 
-@pytest.mark.skipif(not (ROOT / 'README.zh-CN.md').exists(), reason='not translated')
 def test_the_readmes_say_the_same():
     english, chinese = (outline((ROOT / name).read_text(encoding='utf-8')) for name in ('README.md', 'README.zh-CN.md'))
     for part in english: assert chinese[part] == english[part], part
