@@ -2,7 +2,7 @@
 
     python docs/build.py [FOLDER]        # default: docs/_build; the site is FOLDER/html
 """
-import shutil, sys
+import ast, shutil, sys
 from pathlib import Path
 
 import nbformat
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Chapters whose names begin so stand together in the side bar
 PARTS = {'00': 'Foundations', '01': 'Labels', '02_': 'Labels', '02': 'Data', '03': 'Data', '04': 'Training', '05': 'Training',
          '06': 'Inference', '07': 'Inference', '08': 'Evaluation', '09f': 'Evaluation', '09': 'Video', '10': 'Synthetic videos', '12': 'Synthetic videos',
-         '11': 'Command line', 'gpu': 'Command line'}
+         '11': 'Running it', 'gpu': 'Running it'}
 
 
 def part_of(name:str) -> str:
@@ -55,19 +55,24 @@ def lay_out(source:Path) -> None:
     shutil.copy(ROOT / 'LICENSE', source)
 
     (source / 'api').mkdir()
-    chapters, modules = {}, []
+    chapters, modules = {}, {}
     for notebook in sorted((ROOT / 'nbs').glob('*.ipynb')):
         if notebook.stem == 'index': continue
         chapters.setdefault(part_of(notebook.stem), []).append(f'nbs/{notebook.stem}')
         if module := module_of(notebook):
-            modules.append(module)
+            modules[module] = ast.get_docstring(ast.parse((ROOT / f'paligemma_vqa/{module}.py').read_text(encoding='utf-8')))
             (source / f'api/{module}.md').write_text(
                 f'# {module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{module}\n   :members:\n   :undoc-members:\n```\n\n'
                 f'Its chapter, with examples and tests: [{title_of(notebook)}](../nbs/{notebook.name}).\n', encoding='utf-8')
 
+    (source / 'api/index.md').write_text('\n'.join([
+        '# Modules', '', 'In the order in which they build on each other.', '', '| module | |', '|---|---|',
+        *(f'| [{module}]({module}.md) | {purpose} |' for module, purpose in modules.items()), '',
+        contents('Modules', [*modules])]), encoding='utf-8')
+
     def notebooks_in(folder): return [path.relative_to(source).with_suffix('').as_posix() for path in sorted((source / 'nbs' / folder).glob('*.ipynb'))]
     tables = [contents('Tutorials', notebooks_in('tutorials')), *(contents(part, names) for part, names in chapters.items()),
-              contents('Measured', notebooks_in('benchmarks')), contents('Modules', [f'api/{module}' for module in sorted(modules)]),
+              contents('Measured', notebooks_in('benchmarks')), contents('Reference', ['api/index']),
               contents('The project', ['中文说明 <README.zh-CN>' if page == 'README.zh-CN.md' else page.removesuffix('.md') for page in pages])]
     (source / 'index.md').write_text((ROOT / 'README.md').read_text(encoding='utf-8') + '\n' + '\n'.join(tables), encoding='utf-8')
 
