@@ -30,7 +30,7 @@ def test_links_lead_somewhere(path):
 def commands(path:Path) -> list[list[str]]:
     "The words of every `paligemma-vqa …` that a reader is told to type"
     lines = [line for block in CODE.findall(prose(path)) for line in block.strip('`').replace('\\\n', ' ').splitlines()]
-    starts = [re.search(r'(?:^|\s|!)(?:paligemma-vqa|-m paligemma_vqa\.cli) +([a-z]+ .*|[a-z]+)$', line.split(' #')[0].strip()) for line in lines]
+    starts = [re.search(r'(?:^|\s|!)paligemma-vqa +([a-z]+ .*|[a-z]+)$', line.split(' #')[0].strip()) for line in lines]
     return [shlex.split(start[1].replace('…', '')) for start in starts if start]
 
 
