@@ -8,6 +8,7 @@ __all__ = ['VIDEO_SUFFIXES', 'PICTURE_SUFFIXES', 'Frame', 'VideoInfo', 'Loss', '
 
 # %% ../nbs/00b_reading.ipynb #b5b261bc
 import logging, re, time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -73,11 +74,6 @@ class _Grid:
 
     def is_past(self, time_s:float) -> bool: return self.end_s is not None and time_s >= self.end_s
 
-    def may_want(self, time_s:float, spacing_s:float) -> bool:
-        "Whether the first frame after a grid point can be at `time_s` when frames are `spacing_s` apart"
-        if not self.fps: return True
-        return (time_s - self.start_s + 1e-4) * self.fps % 1 <= spacing_s * self.fps * 1.5 or time_s <= self.start_s + spacing_s
-
 # %% ../nbs/00b_reading.ipynb #0223323d
 _log = logging.getLogger(__name__)
 
@@ -127,6 +123,36 @@ def upright(frame:av.VideoFrame, max_height:int|None=None) -> np.ndarray:
 
 # %% ../nbs/00b_reading.ipynb #cc6b2cc7
 _LONGEST_GAP_S = 2.0   # Longer without a picture is worth telling, also where the rate varies
+_LOOK_AHEAD = 32       # Packets; H.264 and H.265 show a frame at most 16 later than it is decoded
+
+def _planned(packets:Iterator[av.Packet], grid:_Grid, time_of:Callable[[av.Packet], float|None]) -> Iterator[tuple[av.Packet, bool]]:
+    "Each packet, and whether its frame may be wanted"
+    waiting, times, wanted, newest_s, end = deque(), [], set(), -np.inf, None
+    while waiting or end is None:
+        while end is None and len(waiting) < _LOOK_AHEAD:
+            try: packet = next(packets)
+            except (StopIteration, av.FFmpegError) as error: end = error; break
+            waiting.append((packet, time_of(packet)))
+            if waiting[-1][1] is not None: heappush(times, waiting[-1][1])
+        if not waiting: break
+        packet, packet_s = waiting.popleft()
+        while times and packet_s is not None and times[0] <= packet_s:
+            time_s = heappop(times)
+            if grid.wants(time_s) or time_s < newest_s: wanted.add(time_s)   # a clock that jumps back: better one too many
+            newest_s = max(newest_s, time_s)
+        yield packet, packet_s is None or packet_s in wanted
+        wanted.discard(packet_s)
+    if isinstance(end, av.FFmpegError): raise end
+
+def _seek(container, stream, pts:int) -> None:
+    "To a key frame that is shown at `pts` or before; MP4 looks for one that is *decoded* before, which may be shown too late"
+    for earlier_s in (0, 1, 5, 20):
+        target = pts - round(earlier_s / stream.time_base)
+        container.seek(target, stream=stream)
+        try: first = next(container.demux(stream), None)
+        except av.FFmpegError: continue
+        if first is not None and first.pts is not None and first.pts <= pts: break
+    container.seek(target, stream=stream)
 
 def _file_frames(
     container:av.container.InputContainer,
@@ -141,7 +167,7 @@ def _file_frames(
     origin_s = 0.0 if is_from_zero else container.start_time / av.time_base
     spacing_s = 1 / float(stream.average_rate or 25)
     waiting, shown, last_s, newest_s, broken_at, reason = [], 0, None, None, None, ''
-    if grid.start_s > 1: container.seek(int((grid.start_s + origin_s) / stream.time_base), stream=stream)
+    if grid.start_s > 1: _seek(container, stream, int((grid.start_s + origin_s) / stream.time_base))
     # After a seek the frames before it were never seen: the count starts from the time
     is_count_known = grid.start_s <= 1
 
@@ -150,16 +176,20 @@ def _file_frames(
         losses.append(Loss(max(broken_at, 0.0), until_s, reason))
         broken_at = None
 
-    packets = container.demux(stream)
+    def time_of(packet): return None if packet.pts is None else _seconds(packet.pts, stream.time_base) - origin_s
+
+    packets, has_jumped = container.demux(stream), False
+    # Without a rate every frame is wanted, and a live stream must not wait for the packets after it
+    planned = _planned(packets, _Grid(grid.fps, grid.start_s, grid.end_s), time_of) if grid.fps else ((packet, True) for packet in packets)
     while True:
-        try: packet = next(packets)
+        try: packet, is_wanted = next(planned)
         except StopIteration: break
         except av.FFmpegError as error:
             broken_at, reason = (broken_at if broken_at is not None else (last_s or 0) + spacing_s), f'reading stopped ({error.strerror})'
             break
-        packet_s = None if packet.pts is None else _seconds(packet.pts, stream.time_base) - origin_s
+        packet_s = time_of(packet)
         if packet_s is not None: heappush(waiting, packet.pts)
-        codec.skip_frame = 'DEFAULT' if packet_s is None or grid.may_want(packet_s, spacing_s) else 'NONREF'
+        codec.skip_frame = 'DEFAULT' if is_wanted or has_jumped else 'NONREF'
         try: frames = packet.decode()
         except av.FFmpegError as error:
             if isinstance(error, av.EOFError): break
@@ -171,7 +201,7 @@ def _file_frames(
             if newest_s is not None and time_s < newest_s - _LONGEST_GAP_S:   # recordings that were joined without a new clock
                 losses.append(Loss(newest_s, newest_s + spacing_s, f'the clock jumps back by {newest_s - time_s:.1f} s; the rest was moved behind'))
                 origin_s -= newest_s + spacing_s - time_s
-                time_s = newest_s + spacing_s
+                time_s, has_jumped = newest_s + spacing_s, True
             elif newest_s is not None and time_s <= newest_s: continue   # out of order: only a damaged stream does that
             newest_s = time_s
             if not is_count_known:

@@ -1,4 +1,5 @@
 "What the notebook cannot show: rotation, rates that vary, every kind of damage"
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -31,13 +32,17 @@ def write(path, times, **options):
     return path
 
 
-def encode(path, count=100, codec='libx264', container=None, rotate=0, gop=12, fps=25, start=0, **options):
-    "With B-frames, as cameras write"
+def encode(path, count=100, codec='libx264', container=None, rotate=0, gop=12, fps=25, start=0, times=None, **options):
+    "With B-frames, as cameras write; at `times`, or `fps` a second"
     with av.open(str(path), 'w', format=container) as output:
         stream = output.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt, stream.codec_context.gop_size = 160, 120, 'yuvj420p' if codec == 'mjpeg' else 'yuv420p', gop
         if rotate: stream.set_display_rotation(rotate)
-        for number in range(count): output.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(number + start), format='rgb24')))
+        if times is not None: stream.codec_context.time_base = Fraction(1, 90000)
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered(number + start), format='rgb24')
+            if times is not None: frame.pts, frame.time_base = round(times[number] * 90000), Fraction(1, 90000)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
 
@@ -51,10 +56,13 @@ def test_containers(tmp_path, suffix, codec):
     assert np.allclose([frame.time_s - frames[0].time_s for frame in frames], np.arange(100) / 25, atol=1e-3)
     assert frames[0].time_s < 0.1
     sampled = [number_in(frame.image) for frame in read_frames(path, fps=5)]
-    wanted, grid = [], _Grid(5, 0.0, None)
-    for frame in frames:
-        if grid.wants(frame.time_s): wanted.append(frame.index)
-    assert sampled == wanted and len(wanted) == 20   # leaving out frames that nobody wants changes nothing
+    assert sampled == wanted_of(frames, 5) and len(sampled) == 20   # leaving out frames that nobody wants changes nothing
+
+
+def wanted_of(frames, fps):
+    "The numbers of the frames that sampling must give"
+    grid = _Grid(fps, 0.0, None)
+    return [number_in(frame.image) for frame in frames if grid.wants(frame.time_s)]
 
 
 def test_variable_rate_keeps_the_times(tmp_path):
@@ -67,6 +75,19 @@ def test_variable_rate_keeps_the_times(tmp_path):
     assert all(later.time_s - sooner.time_s > 0 for sooner, later in zip(sampled, sampled[1:]))
     assert [number_in(frame.image) for frame in sampled] == [frame.index for frame in sampled]
     counted.release()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_sampling_a_variable_rate_gives_what_decoding_everything_gives(tmp_path, seed):
+    times = np.cumsum(np.random.default_rng(seed).choice([0.02, 0.04, 0.04, 0.1, 0.15], 200))
+    path = encode(tmp_path / 'variable.mp4', count=200, times=times, bf='3')
+    frames = list(read_frames(path))
+    assert np.allclose([frame.time_s for frame in frames], times, atol=1e-3)
+    for fps in (10, 5, 3, 0.7):
+        sampled = list(read_frames(path, fps))
+        assert [number_in(frame.image) for frame in sampled] == [frame.index for frame in sampled] == wanted_of(frames, fps)
+    grid = _Grid(5, 4.0, None)
+    assert [number_in(frame.image) for frame in read_frames(path, 5, start_s=4)] == [number_in(frame.image) for frame in frames if grid.wants(frame.time_s)]
 
 
 @pytest.mark.parametrize('angle', [90, 180, 270])
@@ -121,6 +142,7 @@ def test_joined_recordings_whose_clock_starts_again(tmp_path):
     assert numbers == sorted(numbers) and len(set(numbers)) > 190
     assert all(later.time_s > sooner.time_s for sooner, later in zip(frames, frames[1:]))
     assert any('clock' in loss.reason for loss in reader.losses)
+    assert [number_in(frame.image) for frame in read_frames(tmp_path / 'joined.ts', 5)] == wanted_of(frames, 5)
 
 
 @given(st.lists(st.floats(0.001, 2), min_size=1, max_size=60), st.floats(0.2, 60))
