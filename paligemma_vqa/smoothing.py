@@ -7,13 +7,14 @@ __all__ = ['METHODS', 'Dynamics', 'viterbi', 'Smoothed', 'FixedLag', 'median_fil
 
 # %% ../nbs/09_smoothing.ipynb #6ad3546d
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy.linalg import expm
 
+from .labels import Record
 from .schema import EventSchema, Segment, VQAError
 
 # %% ../nbs/09_smoothing.ipynb #76b7de65
@@ -77,6 +78,21 @@ class Dynamics:
         rates[:, range(states), range(states)] = -rates.sum(-1)
         share = (seen + 1) / (seen + 1).sum(-1, keepdims=True)
         return cls(rates, share, share, **belief)
+
+    @classmethod
+    def from_labels(cls,
+        schema:EventSchema,
+        records:Iterable[Record],   # Those of a data set, better only its training side
+        **options,                  # As for `fit`
+    ) -> 'Dynamics':
+        "`fit` on the records that say their video and time; several of one picture count once, the last"
+        videos = {}
+        for record in records:
+            if record.video is not None and record.time_s is not None:
+                videos.setdefault(record.video, {})[record.time_s] = schema.codes(schema.parse(record.answer))
+        if not videos: raise VQAError('no record says its video and its time', remedy='Take frames out of videos with `paligemma-vqa frames`, which notes both.')
+        return cls.fit(schema, [np.array([track[time_s] for time_s in sorted(track)]) for track in videos.values()],
+                       [np.array(sorted(track)) for track in videos.values()], **options)
 
     def transition(self, gap_s:float) -> np.ndarray:
         "[E, S, S]: the probability of each state `gap_s` after each state"
