@@ -303,56 +303,68 @@ def video(
     source: Annotated[Optional[str], typer.Option('--source', help='Live: camera number, rtsp:// or http:// address, or a file played at its own rate.', show_default=False)] = None,
     latency_budget: Annotated[float, typer.Option('--latency-budget', help='Live: milliseconds from frame to answer; older frames are dropped.')] = 500,
     alert: Annotated[Optional[list[str]], typer.Option('--alert', help='Live: print a JSON line when this event begins. May be repeated.', show_default=False)] = None,
-    to_label: Annotated[Optional[Path], typer.Option('--to-label', help='Data set folder that gets the frames the adapter is least sure of.', show_default=False)] = None,
+    to_label: Annotated[Optional[Path], typer.Option('--to-label', help='Data set folder that also gets the most doubtful frames; the labeling tool shows them first.', show_default=False)] = None,
     budget: Annotated[int, typer.Option('--budget', help='How many frames for --to_label.')] = 50,
+    truth: Annotated[Optional[Path], typer.Option('--truth', help='segments.json or .csv of what is really there: drawn beside what is found, and scored.', show_default=False)] = None,
+    fit_to: Annotated[Optional[Path], typer.Option('--fit-to', help='Data set whose labels say how long phases last; smoothing then expects the same.', show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option('--batch-size', min=1, help='Pictures at once; more than 1 pays on a GPU.')] = 1,
+    skip_unchanged: Annotated[Optional[float], typer.Option('--skip-unchanged', min=0, help='Ask again only when a part of the picture changed by so many gray levels; 2 is a good start.', show_default=False)] = None,
     device: Device = None, dtype: Dtype = None, json_: Json = False,
 ):
     "Turn a video into event segments, a timeline and an annotated video; or watch a live stream."
     if (video_path is None) == (source is None): raise VQAError('give either a video or a live source', remedy='Use --video_path FILE_OR_FOLDER or --source.')
     if video_path and not video_path.exists(): raise VQAError('no such file or folder', video_path, remedy='Check --video_path.')
     predictor = _predictor(lora_path, model, device, dtype)
-    if source is not None: return _live(predictor, source, fps, latency_budget, alert or (), output, json_)
-    if to_label: return _to_label(predictor, video_path, to_label, budget, json_)
-    if video_path.is_dir() and not _pictures_in(video_path): return _many(predictor, video_path, output, fps, json_)
-    from paligemma_vqa.video import analyze_video
+    dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
+    if source is not None: return _live(predictor, source, fps, latency_budget, alert or (), output, json_, batch_size=batch_size, dynamics=dynamics)
+    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged)
+    if video_path.is_dir() and not _pictures_in(video_path):
+        if truth: raise VQAError('--truth is about one video', video_path, remedy='Give the path of that video.')
+        return _many(predictor, video_path, output, fps, to_label, budget, json_, options)
+    from paligemma_vqa.video import analyze_video, queue_uncertain
     with tqdm(unit=' s of video', disable=None, bar_format='{desc}{n:.0f} s of video looked at [{elapsed}]') as bar:
-        result = analyze_video(predictor, video_path, output, fps=fps, on_frame=lambda time_s: bar.update(time_s - bar.n))
+        result = analyze_video(predictor, video_path, output, fps=fps, truth=truth, on_frame=lambda time_s: bar.update(time_s - bar.n), **options)
     for loss in result.losses: print(f'Warning: {video_path}: {loss}', file=sys.stderr)
     segments = [asdict(segment) for segment in result.segments]
-    if json_: _say_json(dict(video=str(video_path), output=str(output), segments=segments, losses=list(map(str, result.losses)), timing=dict(result.timing)))
+    asked = dict(asked=list(map(str, queue_uncertain([result], [video_path], to_label, budget)))) if to_label else {}
+    if json_: _say_json(dict(video=str(video_path), output=str(output), segments=segments, losses=list(map(str, result.losses)), timing=dict(result.timing),
+                              metrics=result.metrics) | asked)
     else:
         for s in result.segments: _say(f'{s.start_s:8.2f} s to {s.end_s:8.2f} s  {s.event} in phase {s.phase}' + (f'  ({s.confidence:.2f})' if s.confidence else ''))
         _say(f"{len(segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; timeline.png, annotated.mp4 and segments.* are in {output}")
+        if result.metrics: _say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
+        if to_label: _say(f"{len(asked['asked'])} frames are waiting for labels in {to_label}")
 
 def _pictures_in(folder:Path) -> bool:
     from paligemma_vqa.inference import PICTURES
     return any(path.suffix.lower() in PICTURES for path in folder.iterdir())
 
-def _many(predictor, folder, output, fps, json_):
-    from paligemma_vqa.many import analyze_folder
-    outcomes = analyze_folder(predictor, folder, output, fps=fps, on_video=lambda outcome, n, count:
+def _dynamics(schema, data):
+    from paligemma_vqa.labels import read_records
+    from paligemma_vqa.smoothing import Dynamics
+    from paligemma_vqa.splits import read_splits
+    splits = read_splits(data)
+    return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None or splits.side(record) == 'train'])
+
+def _many(predictor, folder, output, fps, to_label, budget, json_, options):
+    from paligemma_vqa.many import analyze_folder, queue_from_folder
+    outcomes = analyze_folder(predictor, folder, output, fps=fps, **options, on_video=lambda outcome, n, count:
                               print(f'{n}/{count} {outcome.video}: {outcome.status} {outcome.error}', file=sys.stderr))
     for outcome in outcomes: _say_json(asdict(outcome)) if json_ else _say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')
+    if to_label:
+        asked = queue_from_folder(outcomes, folder, output, predictor.schema, to_label, budget)
+        _say_json(dict(to_label=str(to_label), asked=list(map(str, asked)))) if json_ else _say(f'{len(asked)} frames are waiting for labels in {to_label}')
     if failed := sum(outcome.status == 'failed' for outcome in outcomes):
         raise VQAError(f'{failed} of {len(outcomes)} videos failed; the others are done', output/'videos.csv', exit_code=1)
 
-def _to_label(predictor, video, folder, budget, json_):
-    from paligemma_vqa.frames import extract_frames
-    from paligemma_vqa.reading import list_videos
-    videos = [video] if video.is_file() else list_videos(video)
-    for path in videos:
-        taken = extract_frames(path, folder, predictor=predictor, count=max(1, budget // len(videos)))
-        for frame in taken if json_ else (): _say_json(frame)
-        if not json_: _say(f'{len(taken)} frames of {path.name} are in the labeling queue of {folder}')
-
-def _live(predictor, source, fps, latency_budget, alerts, output, json_):
+def _live(predictor, source, fps, latency_budget, alerts, output, json_, **options):
     import signal, threading
     from paligemma_vqa.live import live
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())   # Ctrl-C ends the watch; the report is still given
     try:
         report = live(predictor, int(source) if source.isdecimal() else source, latency_budget, fps=fps, alerts=alerts, output_dir=output,
-                      on_alert=lambda alert: _say(alert.to_json()), stop=stop)
+                      on_alert=lambda alert: _say(alert.to_json()), stop=stop, **options)
     finally: signal.signal(signal.SIGINT, before)
     values = {name: value for name, value in asdict(report).items() if name != 'segments'}
     if json_: _say_json(values)

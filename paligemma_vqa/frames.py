@@ -7,7 +7,7 @@ __all__ = ['picture_change', 'changed_frames', 'uncertain_frames', 'extract_fram
 
 # %% ../nbs/01i_frames.ipynb #03bde36e
 import json, os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from .journal import write_atomically
 from .labels import FRAMES, read_lines
-from .reading import Frame, read_frames
+from .reading import Frame, VideoReader, read_frames
 from .schema import VQAError
 
 # %% ../nbs/01i_frames.ipynb #3e86803e
@@ -71,21 +71,23 @@ def extract_frames(
     gap_s:float=1.0,               # How far apart at least
     start_s:float=0.0,
     end_s:float|None=None,         # Not included
+    indices:Collection[int]|None=None,   # Of the frames looked at, keep those with these positions in the video
     name:str|None=None,            # What to call the video; None: its file's name
     quality:int=95,                # JPEG quality
 ) -> list[dict]:                   # What frames.jsonl says about each: image, video, frame_index, time_s
     "Cut frames from a video into a dataset folder"
     video, folder = Path(video), Path(folder)
-    if scene is not None and predictor is not None: raise VQAError('scene and predictor together', remedy='Choose one.')
+    if sum(way is not None for way in (scene, predictor, indices)) > 1: raise VQAError('more than one of scene, predictor and indices', remedy='Choose one.')
     every_s = every_s or (0.2 if scene is not None else 0.5 if predictor is not None else 1.0)
     if not every_s > 0: raise VQAError(f'every {every_s} seconds', remedy='Give a number above 0.')
-    if not video.is_file(): raise VQAError('no such video', video, remedy='Give the path of a video file.')
+    if not video.exists(): raise VQAError('no such video', video, remedy='Give the path of a video file.')
     name = name or video.stem
     known = _known_frames(folder, name, video)
-    def looked_at(): return read_frames(video, fps=1 / every_s, start_s=start_s, end_s=end_s)
-    if predictor is not None:
-        wanted = set(uncertain_frames(looked_at(), predictor, count, gap_s))
-        frames = (frame for frame in looked_at() if frame.index in wanted)
+    # The pictures of a folder are looked at one by one: how many of them made a second is not known here
+    looking = dict(fps=1 / every_s if video.is_file() else None, start_s=start_s, end_s=end_s)
+    def looked_at(): return read_frames(video, **looking)
+    if predictor is not None: indices = uncertain_frames(looked_at(), predictor, count, gap_s)
+    if indices is not None: frames = _frames_at(video, set(indices), looking)
     else: frames = looked_at() if scene is None else changed_frames(looked_at(), scene)
     written = []
     (folder/'images').mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,11 @@ def extract_frames(
             write_atomically(folder/FRAMES, [json.dumps(entry, ensure_ascii=False).encode() + b'\n' for entry in lines.values()])
     if not written: raise VQAError('no frame was taken', video, remedy='Look at start_s, end_s and scene.')
     return written
+
+def _frames_at(video, indices, looking) -> Iterator[Frame]:
+    with VideoReader(video, **looking) as reader:
+        for index, time_s, make_image in reader.moments():   # only the wanted ones become pictures
+            if index in indices and (image := make_image()) is not None: yield Frame(index, time_s, image)
 
 def _known_frames(folder, name, video) -> dict[str, dict]:
     if not (folder/FRAMES).exists(): return {}

@@ -30,7 +30,7 @@ class LabelingTool(widgets.VBox):
         annotator:str|None=None,            # Whose labels these are; None: the login name
         predictor=None,                     # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1]
         predictor_name:str='model',         # Written into the record of every accepted suggestion
-        queue:str='time',                   # time, random, uncertain, disagreement, review
+        queue:str|None=None,                # time, asked, random, uncertain, disagreement, review; None: asked if pictures are, else time
         questions:list[str]|None=None,      # Names of the schema's questions, or whole ones; None: as last time
         answer_format:str|None=None,        # One of the schema's; None: as last time
         spans:bool=True,                    # False: every picture stands alone although its name shows a video

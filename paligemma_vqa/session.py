@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 from .agreement import disagreements
 from .pictures import Prepared
-from .queues import disagreeing_first, uncertain_first, uncertainty
+from .queues import disagreeing_first, read_queue, uncertain_first, uncertainty
 from .schema import Annotation, VQAError
 from .store import LabelStore
 
 # %% ../nbs/01n_session.ipynb #535d1545
 QUEUES = {
     'time': 'in time order',
+    'asked': 'asked for first',
     'random': 'in random order',
     'uncertain': 'model unsure first',
     'disagreement': 'model and I differ',
@@ -36,7 +37,7 @@ class LabelingSession:
         store:LabelStore,              # Where labels go
         predictor=None,                # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1]
         predictor_name:str='model',    # Stands in the record of every accepted suggestion
-        queue:str='time',              # One of `QUEUES`
+        queue:str|None=None,           # One of `QUEUES`; None: `asked` while there are such pictures without a label, else `time`
         seed:int=0,                    # For the random orders
         pool:int=200,                  # Pictures the model looks at to find uncertain ones
         pause_s:float=2.0,             # labels.jsonl is rewritten after so long without a key
@@ -65,7 +66,7 @@ class LabelingSession:
         if predictor is not None:
             self.suggestions = Prepared(lambda items: predictor.predict([str(store.image_path(item)) for item in items]), keep=200_000,
                                         batch=8, on_ready=self._suggestions_came, on_error=self._model_failed)
-        self.use_queue(queue)
+        self.use_queue(queue or ('asked' if self.asked() else 'time'))
         if store.unsaved and not store.read_only: self.pause()   # the kernel died before labels.jsonl could follow
 
     # --- the sequence: pictures in the order they were taken
@@ -100,6 +101,7 @@ class LabelingSession:
         self.queue_name, self.hold, self.anchor, self.intervals = name, 'todo' if name == 'time' else 'item', None, {}
         todo, shuffle = self.todo(), random.Random(self.seed)
         if name == 'time': self._set_queue(self.store.items)
+        elif name == 'asked': self._set_queue(self.asked())
         elif name == 'random': self._set_queue(shuffle.sample(todo, len(todo)))
         elif name == 'review': self._set_queue([found.item for found in disagreements(self.store)])
         else:
@@ -136,6 +138,11 @@ class LabelingSession:
         return self.queue[place] if 0 <= place < len(self.queue) else None
 
     def todo(self) -> list[str]: return [item for item in self.store.items if item not in self.statuses]
+    def asked(self) -> list[str]:
+        "Those of `queue.jsonl` that have no label, the most doubtful first"
+        items = set(self.store.items)
+        return [item for item in read_queue(self.store.folder) if item in items and item not in self.statuses]
+
     def labeled(self) -> list[str]: return [item for item in self.store.items if self.status(item) == 'done']
 
     # --- what is known about a picture

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from .annotated import VideoWriter, annotate_video
 from .frames import extract_frames
 from .journal import write_atomically
-from .queues import surprise, uncertainty
+from .queues import add_to_queue, read_queue, surprise, uncertainty
 from .reading import Loss, VideoReader, video_info
 from .schema import EventSchema, Segment, VQAError
 from .segment_metrics import segment_metrics
@@ -253,18 +252,18 @@ def queue_uncertain(
     folder:str|Path,               # Data set for the labeling tool; made if it is not there
     budget:int=50,
     distance_s:float=1.0,
+    names:Sequence[str]|None=None, # What to call each video in the data set; None: as its file
 ) -> list[Path]:
-    "Put the most doubtful frames into a data set folder, to be labelled"
-    folder = Path(folder)
-    chosen, written = uncertain_frames(results, budget, distance_s), []
+    "Put the most doubtful frames into a data set folder, and ask for their labels: the labeling tool shows them first"
+    folder, names = Path(folder), names or [result.video for result in results]
+    chosen, asked = uncertain_frames(results, budget, distance_s), {}
     folder.mkdir(parents=True, exist_ok=True)
     if results and not (folder / 'schema.json').exists(): results[0].schema.save(folder / 'schema.json')
-    for i, (result, video) in enumerate(zip(results, videos, strict=True)):
-        wanted = {j for number, j in chosen if number == i}
+    for i, (result, video, name) in enumerate(zip(results, videos, names, strict=True)):
+        bits = doubt(result)
+        wanted = {int(result.frame_indices[j]): float(bits[j]) for number, j in chosen if number == i}
         if not wanted: continue
-        # The same frames are read again, and what is known about them takes the place of the model
-        known = iter(range(len(result.times_s)))
-        def predict(images): return [SimpleNamespace(entropy=float(j in wanted)) for _, j in zip(images, known)]
-        entries = extract_frames(video, folder, every_s=1 / result.fps, predictor=SimpleNamespace(predict=predict), count=len(wanted), gap_s=0)
-        written += [folder / entry['image'] for entry in entries]
-    return written
+        entries = extract_frames(video, folder, every_s=1 / result.fps, indices=wanted, name=name)
+        asked |= {entry['image']: wanted[entry['frame_index']] for entry in entries}
+    add_to_queue(folder, asked)
+    return [folder / image for image in read_queue(folder) if image in asked]
