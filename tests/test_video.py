@@ -1,5 +1,6 @@
 "Whole analyses, streams that break, memory that does not grow"
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,8 +12,11 @@ import av
 import numpy as np
 import pytest
 from camera_server import CameraServer
+from PIL import Image
 
 from paligemma_vqa.annotated import VideoWriter
+from paligemma_vqa.images import open_image
+from paligemma_vqa.labeling import LabelingTool
 from paligemma_vqa.live import live
 from paligemma_vqa.many import analyze_folder, analyze_folder_on_ray
 from paligemma_vqa.reading import read_frames, video_info
@@ -77,7 +81,6 @@ def test_batches_and_folders_of_pictures_give_the_same(video, tmp_path):
     one = analyze_video(Brightness(), video, tmp_path / 'one', annotated=False)
     many = analyze_video(Brightness(), video, tmp_path / 'many', batch_size=7, annotated=False)
     assert np.allclose(one.probabilities, many.probabilities) and np.array_equal(one.times_s, many.times_s)
-    from PIL import Image
     (tmp_path / 'pictures').mkdir()
     for frame in read_frames(video, 5): Image.fromarray(frame.image).save(tmp_path / f'pictures/scene_{frame.index:06d}.png')
     folder = analyze_video(Brightness(), tmp_path / 'pictures', tmp_path / 'folder', annotated=False, folder_fps=10)
@@ -237,6 +240,27 @@ def test_two_ray_workers_give_what_one_process_gives(video, tmp_path):
     alone = analyze_folder(Brightness(), tmp_path / 'in', tmp_path / 'alone', annotated=False)
     assert [(o.video, o.status, o.segments) for o in on_ray] == [(o.video, o.status, o.segments) for o in alone]
     assert (tmp_path / 'ray/segments.csv').read_bytes() == (tmp_path / 'alone/segments.csv').read_bytes()
+
+
+def test_doubtful_frames_of_a_folder_of_videos_are_what_the_labeling_tool_opens(tmp_path):
+    "The command as its user runs it, on two videos of the same name in a data set that has pictures already"
+    for day in (1, 2): make_video(tmp_path / f'videos/day {day}/case.mp4', plan_scene(day, duration_s=4), 64)
+    (tmp_path / 'data/images').mkdir(parents=True)
+    Image.new('RGB', (64, 64)).save(tmp_path / 'data/images/before.jpg')
+    command = [sys.executable, '-c', 'from paligemma_vqa.cli import main; main()', 'video', '--video_path', tmp_path / 'videos', '--model', 'tiny',
+               '--output', tmp_path / 'out', '--fps', '2', '--to-label', tmp_path / 'data', '--budget', '5', '--json']
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
+    assert done.returncode == 0, done.stderr
+    *outcomes, last = map(json.loads, done.stdout.splitlines())
+    assert [outcome['status'] for outcome in outcomes] == ['done', 'done'] and len(last['asked']) == 5
+    session = LabelingTool(tmp_path / 'data', annotator='ann').session
+    assert session.queue_name == 'asked' and [str(tmp_path / 'data' / item) for item in session.queue] == last['asked']
+    for item in session.queue:   # the picture is the frame that it says, as far as JPEG keeps it
+        day, index = item.split('/')[1].split()[1], int(item[-10:-4])
+        frame = next(frame for frame in read_frames(tmp_path / f'videos/day {day}/case.mp4') if frame.index == index)
+        assert np.abs(open_image(tmp_path / 'data' / item).astype(int) - frame.image).mean() < 4
+    session.store.set_status(list(session.queue), 'done')
+    assert LabelingTool(tmp_path / 'data', annotator='ann').session.queue_name == 'time'   # nothing is asked for any more
 
 
 @pytest.mark.browser
