@@ -111,10 +111,16 @@ def queue_from_folder(
                            to_label, budget, names=[outcome.folder.replace('/', ' ') for outcome in whole])
 
 # %% ../nbs/09e_many.ipynb #9aac37ed
-def _hush_ray(ray) -> None:
-    "Ray tells every step of its own; of ours it knows nothing, and what failed is in the outcomes"
-    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')   # its C++ part writes to standard error whatever Python says
-    if not ray.is_initialized(): ray.init(logging_level=logging.ERROR, log_to_driver=False)
+def _start_ray(ray, **options) -> None:
+    "Ray tells every step of its own and none of ours; what failed is in the outcomes"
+    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
+    if not ray.is_initialized():
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)   # its C++ part writes past `sys.stderr`, if only that it will be silent
+        try: ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        finally:
+            os.dup2(kept, 2)
+            for number in (kept, nowhere): os.close(number)
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger('ray.data').setLevel(logging.ERROR)
 
@@ -130,7 +136,7 @@ def analyze_folder_on_ray(
     "The same as `analyze_folder`, on a Ray cluster; joins a running one, or starts one on this machine"
     try: import ray
     except ImportError: raise VQAError('Ray is not installed', remedy='Run pip install "paligemma_vqa[ray]".') from None
-    _hush_ray(ray)
+    _start_ray(ray)
     folder, output_dir = Path(folder).resolve(), Path(output_dir).resolve()
     names = {video.relative_to(folder).as_posix(): name for video, name in result_folders(_videos(folder), folder).items()}
     output_dir.mkdir(parents=True, exist_ok=True)
