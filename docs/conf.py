@@ -21,7 +21,6 @@ default_role = 'literal'                   # docstrings write `name` as Markdown
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
 autodoc_typehints_format = 'short'
-autodoc_preserve_defaults = True
 maximum_signature_line_length = 100
 add_module_names = False
 toc_object_entries_show_parents = 'hide'
