@@ -249,8 +249,10 @@ def merge(
     model: Model = None,
 ):
     "Fold an adapter into its base: a checkpoint that transformers and vLLM load without this package."
+    from paligemma_vqa.model_card import write_model_card
     from paligemma_vqa.modeling import merge_adapter
     merge_adapter(lora_path, output, base=model)
+    write_model_card(output)
     _say(output)
 
 def _schema_of(data:Path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNSPLIT', 'NOTHING', 'SIZES', 'CARD', 'Contents', 'count_contents', 'card_head', 'card_text', 'is_our_card',
-           'write_card']
+           'put_card', 'write_card']
 
 # %% ../nbs/01q_cards.ipynb #6238aaf5
 import hashlib, json, re, warnings
@@ -156,18 +156,38 @@ def _findings(findings:Sequence[Finding]) -> str:
 
 # %% ../nbs/01q_cards.ipynb #a712cb26
 CARD = 'README.md'
-_MARK = re.compile(r'<!-- Written by paligemma-vqa .*-->\n')
+_MARK = re.compile(r'<!-- Written by paligemma-vqa \([0-9a-f]{12}\) and kept up to date by `(paligemma-vqa \w+)`, until somebody edits it. -->\n')
 
-def _signed(head:str, body:str) -> str:
-    digest = hashlib.sha256((head + body).encode()).hexdigest()[:12]
-    return f'{head}<!-- Written by paligemma-vqa ({digest}) and kept up to date by `paligemma-vqa card`, until somebody edits it. -->\n{body}'
+def _signed(head:str, body:str, keeper:str) -> str:
+    digest = hashlib.sha256((head + body + keeper).encode()).hexdigest()[:12]
+    return f'{head}<!-- Written by paligemma-vqa ({digest}) and kept up to date by `{keeper}`, until somebody edits it. -->\n{body}'
 
 def is_our_card(
     text:str,
 ) -> bool:
-    "Was this card written by `write_card`, and by nobody since?"
+    "Was this card written by `put_card`, and by nobody since?"
     text = text.replace('\r\n', '\n')   # version control on Windows
-    return bool(mark := _MARK.search(text)) and _signed(text[:mark.start()], text[mark.end():]) == text
+    return bool(mark := _MARK.search(text)) and _signed(text[:mark.start()], text[mark.end():], mark[1]) == text
+
+def put_card(
+    path:str|Path,
+    head:dict,       # Metadata, for YAML
+    body:str,        # Markdown
+    keeper:str,      # The command that keeps it up to date
+) -> Path|None:      # None when the file there is somebody's own, or cannot be written
+    "Write a card, unless that would take the place of somebody's own"
+    path = Path(path)
+    try: old = path.read_bytes().decode()
+    except FileNotFoundError: old = None
+    except (OSError, UnicodeDecodeError): return None
+    if old is not None and not is_our_card(old): return None
+    text = _signed('---\n' + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + '---\n\n', '\n' + body, keeper)
+    if old != text:
+        try: write_atomically(path, [text.encode()])
+        except OSError as error:
+            warnings.warn(f'{path} cannot be written ({error.strerror}): there is no card.', stacklevel=2)
+            return None
+    return path
 
 def write_card(
     folder:str|Path,                         # Dataset folder
@@ -175,22 +195,12 @@ def write_card(
     name:str|None=None,                      # Title; None: the folder's name
 ) -> Path|None:                              # None when the README.md there is somebody's own, or cannot be written
     "Write `README.md` beside `labels.jsonl`, or bring the one that we wrote up to date"
-    folder, path = Path(folder), Path(folder)/CARD
-    try: old = path.read_bytes().decode()
-    except FileNotFoundError: old = None
-    except (OSError, UnicodeDecodeError): return None
-    if old is not None and not is_our_card(old): return None
+    folder = Path(folder)
     name, schema = name or folder.resolve().name, load_schema(folder)
     contents = count_contents(_readable(folder/LABELS), schema, read_split_of(folder))
     split = json.loads((folder/'splits.json').read_text(encoding='utf-8')) if (folder/'splits.json').exists() else {}
-    head = '---\n' + yaml.safe_dump(card_head(name, contents), sort_keys=False, allow_unicode=True) + '---\n\n'
-    text = _signed(head, '\n' + card_text(name, contents, schema, split, lint(folder) if findings is None else findings, _agreements(folder)))
-    if old != text:
-        try: write_atomically(path, [text.encode()])
-        except OSError as error:
-            warnings.warn(f'{path} cannot be written ({error.strerror}): the dataset has no card.', stacklevel=2)
-            return None
-    return path
+    body = card_text(name, contents, schema, split, lint(folder) if findings is None else findings, _agreements(folder))
+    return put_card(folder/CARD, card_head(name, contents), body, 'paligemma-vqa card')
 
 def _readable(path:Path) -> Iterable[Record]:
     for number, line in read_lines(path):

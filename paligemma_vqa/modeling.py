@@ -311,6 +311,7 @@ def save_adapter(
         with _quietly(): model.save_pretrained(partial)
         if processor is not None: processor.save_pretrained(partial)
     info.save(partial)
+    if (card := folder / 'README.md').exists(): shutil.copy(card, partial)   # somebody may have corrected it
     _replace(partial, folder)
     return folder
 

@@ -21,6 +21,7 @@ from .data import Collator, load_dataset
 from .features import FeatureCache
 from .images import Augmentation
 from .labels import load_schema
+from .model_card import write_model_card
 from .modeling import AdapterInfo, add_adapter, describe_base, describe_trainable, load_base, save_adapter, versions
 from .progress import LiveProgress, StopOnSignal, draw_history
 from .schema import VQAError
@@ -170,6 +171,7 @@ def finetune(
     result = TrainingResult(run_dir, run_dir / 'adapter', history, AdapterInfo.load(run_dir / 'adapter').metrics, time.monotonic() - started, status)
     if is_main:
         _write_run(run_dir, dict(status=status, seconds=round(result.seconds, 1), updates=trainer.state.global_step, metrics=result.metrics, history=history))
+        write_model_card(run_dir / 'adapter', config, facts['examples'])
         if status != 'interrupted': shutil.rmtree(run_dir / 'features', ignore_errors=True)   # gigabytes, and of use only to go on
         draw_history(history, config.best_metric).savefig(run_dir / 'learning_curve.png')
     return result

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from paligemma_vqa.config import TrainingConfig
 from paligemma_vqa.data import Collator, load_dataset
+from paligemma_vqa.dataset_card import is_our_card
 from paligemma_vqa.modeling import AdapterInfo, load_adapter, load_base
 from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.training import finetune
@@ -49,7 +50,8 @@ def test_run_folder_is_complete(folder, config, tmp_path):
     assert (result.run_dir / 'learning_curve.png').read_bytes()[:4] == b'\x89PNG' and list((result.run_dir / 'tensorboard').iterdir())
     info = AdapterInfo.load(result.adapter_dir)
     assert info.metrics == result.metrics and info.metrics.keys() == {'loss', 'exact'} and info.dataset_fingerprint == run['dataset_fingerprint']
-    assert not list(result.run_dir.rglob('*.partial')) and not [p for p in result.adapter_dir.iterdir() if p.suffix not in ('.json', '.safetensors')]
+    assert not list(result.run_dir.rglob('*.partial')) and not [p for p in result.adapter_dir.iterdir() if p.suffix not in ('.json', '.safetensors') and p.name != 'README.md']
+    assert is_our_card((result.adapter_dir / 'README.md').read_text()) and info.dataset_fingerprint in (result.adapter_dir / 'README.md').read_text()
     assert curve(result.run_dir)[-1] < curve(result.run_dir)[0]
 
 
