@@ -6,13 +6,17 @@ import ast, shutil, sys
 from pathlib import Path
 
 import nbformat
+import typer
 from sphinx.cmd.build import build_main
+from typer.cli import get_docs_for_click
+
+from paligemma_vqa.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 # Chapters whose names begin so stand together in the side bar
 PARTS = {'00': 'Foundations', '01': 'Labels', '02_': 'Labels', '02': 'Data', '03': 'Data', '04': 'Training', '05': 'Training',
          '06': 'Inference', '07': 'Inference', '08': 'Evaluation', '09f': 'Evaluation', '09': 'Video', '10': 'Synthetic videos', '12': 'Synthetic videos',
-         '11': 'Running it', 'gpu': 'Running it'}
+         '11': 'Running it', 'gpu': 'Running it', '': 'More'}
 
 
 def part_of(name:str) -> str:
@@ -41,6 +45,12 @@ def title_of(notebook:Path) -> str:
     return next(line for cell in nbformat.read(notebook, 4).cells for line in cell.source.splitlines() if line.startswith('# ')).removeprefix('# ')
 
 
+def command_help() -> str:
+    "What `--help` says of each command"
+    command = typer.main.get_command(app)
+    return get_docs_for_click(obj=command, ctx=typer.Context(command), name='paligemma-vqa')
+
+
 def contents(caption:str, pages:list[str]) -> str:
     return '\n'.join(['```{toctree}', ':hidden:', ':maxdepth: 1', f':caption: {caption}', '', *pages, '```', ''])
 
@@ -61,9 +71,8 @@ def lay_out(source:Path) -> None:
         chapters.setdefault(part_of(notebook.stem), []).append(f'nbs/{notebook.stem}')
         if module := module_of(notebook):
             modules[module] = ast.get_docstring(ast.parse((ROOT / f'paligemma_vqa/{module}.py').read_text(encoding='utf-8')))
-            (source / f'api/{module}.md').write_text(
-                f'# {module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{module}\n   :members:\n   :undoc-members:\n```\n\n'
-                f'Its chapter, with examples and tests: [{title_of(notebook)}](../nbs/{notebook.name}).\n', encoding='utf-8')
+            page = command_help() if module == 'cli' else f'# {module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{module}\n   :members:\n   :undoc-members:\n```'
+            (source / f'api/{module}.md').write_text(f'{page}\n\nIts chapter, with examples and tests: [{title_of(notebook)}](../nbs/{notebook.name}).\n', encoding='utf-8')
 
     (source / 'api/index.md').write_text('\n'.join([
         '# Modules', '', 'In the order in which they build on each other.', '', '| module | |', '|---|---|',

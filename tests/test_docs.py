@@ -54,6 +54,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for comment in ('Examples per device and forward pass',            # of a field
                     'LoRA; LoRA on a 4-bit base; every weight',        # of a field that is inherited
                     'As on a command line'): assert comment in page    # of a parameter
+    assert '--latency-budget' in (tmp_path / 'html/api/cli.html').read_text(encoding='utf-8')
     assert '#| export' not in (tmp_path / 'html/nbs/00_schema.html').read_text(encoding='utf-8')
 
 
