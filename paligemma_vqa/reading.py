@@ -168,8 +168,8 @@ def _file_frames(
     spacing_s = 1 / float(stream.average_rate or 25)
     waiting, shown, last_s, newest_s, broken_at, reason = [], 0, None, None, None, ''
     if grid.start_s > 1: _seek(container, stream, int((grid.start_s + origin_s) / stream.time_base))
-    # After a seek the frames before it were never seen: the count starts from the time
-    is_count_known = grid.start_s <= 1
+    # After a seek the frames before it were never seen. MP4 lists all of them; elsewhere the count starts from the time
+    is_count_known, frame_list = grid.start_s <= 1, stream.index_entries if stream.frames and len(stream.index_entries) == stream.frames else None
 
     def lose(until_s):
         nonlocal broken_at
@@ -189,6 +189,7 @@ def _file_frames(
             break
         packet_s = time_of(packet)
         if packet_s is not None: heappush(waiting, packet.pts)
+        if not is_count_known and frame_list and packet.dts is not None: shown, is_count_known = frame_list.search_timestamp(packet.dts), True
         codec.skip_frame = 'DEFAULT' if is_wanted or has_jumped else 'NONREF'
         try: frames = packet.decode()
         except av.FFmpegError as error:
