@@ -106,7 +106,8 @@ class TrainingConfig(AdapterConfig):
             name, equals, value = option.partition('=')
             if not equals: raise VQAError(f"'{option}' is not a setting", remedy='Write name=value.')
             values[name.strip().replace('-', '_')] = yaml.safe_load(value)
-        return self.from_dict(self.to_dict() | values)
+        preset = PRESETS.get(values.get('preset'), {})   # an unknown one is said by from_dict
+        return self.from_dict(self.to_dict() | preset | values)
 
     @classmethod
     def preset(cls, name:str='default', **changes) -> 'TrainingConfig':

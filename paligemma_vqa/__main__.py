@@ -1,0 +1,4 @@
+"""`python -m paligemma_vqa` is `paligemma-vqa`."""
+from .cli import main
+
+main()
