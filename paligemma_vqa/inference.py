@@ -35,7 +35,7 @@ class Prediction:
     answer: str                      # The same as text: the greedy answer among all valid ones
     probabilities: np.ndarray|None   # [E, P+1] absence and each phase; None when they were not asked for
     log_probability: float           # Of `answer` among all valid answers, natural logarithm
-    unexplained: float|None          # Probability on answers that were not visited; `probabilities` are off by this much at most
+    unexplained: float|None          # Probability on answers that were not visited; `probabilities` are off by this much at most. Above the bound when 8 passes were not enough
     valid_mass: float|None           # Probability that unconstrained text would be a valid answer; low means that the picture or the model is out of place
     entropy: float|None              # Uncertainty over whole answers, nats
     latency_ms: float                # A batch's time divided by its pictures
@@ -155,7 +155,7 @@ class Predictor:
     def predict(self,
         images,                    # A path, a PIL picture, an array [H, W, 3] uint8; a list or a generator of those; or a folder
         batch_size:int=8,
-        bound:float|None=1e-3,     # Probability that may stay unexplained; None: only answers, no probabilities
+        bound:float|None=1e-3,     # Probability that may stay unexplained (a model that is very unsure is stopped before, after 8 passes); None: only answers, no probabilities
         valid_mass:bool=False,     # Also how much probability unconstrained text puts on valid answers; costs one more pass
     ) -> list[Prediction]:
         "What is in each picture; `VQAError` on a picture that cannot be used"

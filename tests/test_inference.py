@@ -200,6 +200,15 @@ def test_pictures_of_results(predictor, pictures, folder):
     assert predictor.predict(pictures[0], bound=None)[0].show().axes
 
 
+def test_four_bits_on_a_cpu(adapter, pictures):
+    bitsandbytes = pytest.importorskip('bitsandbytes')
+    predictor = Predictor.from_adapter(adapter, device='cpu', quantization='nf4')
+    assert any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in predictor.model.modules())
+    found = predictor.predict(pictures)
+    assert [SCHEMA.parse(p.answer, 'list') for p in found] == [p.annotation for p in found]
+    for p in found: assert np.allclose(p.probabilities.sum(-1), 1) and np.isfinite(p.log_probability)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('quantization', [None, 'nf4'])
 def test_on_a_gpu(adapter, pictures, quantization):
