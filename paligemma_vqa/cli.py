@@ -209,6 +209,7 @@ def train(
     "Fine-tune a PaliGemma 2 on a labelled folder; writes the adapter and everything to repeat the run."
     from paligemma_vqa.config import TrainingConfig
     from paligemma_vqa.labels import load_schema
+    from paligemma_vqa.progress import MAIN
     from paligemma_vqa.training import finetune
     from paligemma_vqa.validation import score_answers
     _folder(data, 'data set folder')
@@ -216,7 +217,7 @@ def train(
     options = list(set_ or ()) + ([f'base={model}'] if model else [])
     result = finetune(data, output, settings.with_options(options), score=score_answers(load_schema(data)), resume=resume)
     if json_: _say_json({name: value for name, value in vars(result).items() if name != 'history'})
-    else: _say(f'{result.status} after {result.seconds:.0f} s', *(f'validation {name}: {value:.3f}' for name, value in result.metrics.items()), f'adapter: {result.adapter_dir}')
+    else: _say(f'{result.status} after {result.seconds:.0f} s', *(f'validation {name.replace("_", " ")}: {result.metrics[name]:.3f}' for name in MAIN if name in result.metrics), f'adapter: {result.adapter_dir}')
     if result.status == 'interrupted': raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
 
 @app.command()

@@ -97,6 +97,21 @@ def test_a_real_video(trained, bikes, tmp_path):
     assert capture.read()[0]
 
 
+def test_a_video_with_truth_is_scored(trained, tmp_path):
+    from paligemma_vqa.scenes import make_video, plan_scene
+    from paligemma_vqa.timeline import to_csv
+    scene = make_video(tmp_path / 'scene.mp4', plan_scene(77, duration_s=6))
+    (tmp_path / 'truth.csv').write_text(to_csv(scene.segments()))
+    def look(name, truth):
+        done = run('video', '--video_path', tmp_path / 'scene.mp4', '--lora_path', trained / 'run' / 'adapter', '--output', tmp_path / name, '--truth', truth,
+                   '--fit_to', trained / 'data', '--json')
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)['metrics']
+    barely_trained = look('first', tmp_path / 'truth.csv')
+    assert 0 <= barely_trained['smoothed']['f1@50'] < 1
+    assert look('again', tmp_path / 'first' / 'segments.csv')['smoothed']['f1@50'] == 1
+
+
 def test_evaluate_writes_a_report(trained):
     done = run('evaluate', '--data', trained / 'data', '--lora_path', trained / 'run' / 'adapter', '--json')
     assert done.returncode == 0, done.stderr
@@ -183,7 +198,6 @@ def test_other_bad_input(tmp_path, trained, photographs):
 
 
 def test_an_adapter_for_another_base(trained, photographs, tmp_path):
-    import shutil
     other = tmp_path / 'other'
     shutil.copytree(trained / 'run' / 'adapter', other)
     info = json.loads((other / 'paligemma_vqa.json').read_text())
