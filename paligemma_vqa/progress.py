@@ -9,6 +9,7 @@ __all__ = ['MAIN', 'draw_history', 'in_notebook', 'LiveProgress', 'StopOnSignal'
 import io, signal, sys, threading
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -19,8 +20,7 @@ def draw_history(
     metric:str='exact',      # Validation metric for the right panel
 ) -> Figure:
     "Training and validation loss on the left, the task metric on the right, over updates"
-    figure = Figure(figsize=(8, 2.8), dpi=80, layout='constrained')
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), dpi=80, layout='constrained')
     def curve(key): return [(h['step'], h[key]) for h in history if key in h]
     for axes, key, label, style in ((left, 'loss', 'training', dict(color='#999999')), (left, 'eval_loss', 'validation', dict(color='#0072b2', marker='o')),
                                     (right, f'eval_{metric}', metric, dict(color='#d55e00', marker='o'))):
@@ -30,6 +30,7 @@ def draw_history(
     if left.lines: left.legend(frameon=False)
     right.set(xlabel='updates', ylabel=metric, xlim=left.get_xlim())
     if not metric.endswith('loss'): right.set_ylim(0, 1.03)
+    plt.close(figure)   # otherwise a notebook shows it twice
     return figure
 
 # %% ../nbs/04b_progress.ipynb #bc0ffe26
@@ -43,7 +44,7 @@ def _picture(figure:Figure):
     from IPython.display import Image
     png = io.BytesIO()
     figure.savefig(png)
-    return Image(png.getvalue())   # a Figure shows only where pyplot was imported
+    return Image(png.getvalue())   # what is on display is replaced by data, not by a figure
 
 MAIN = ('event_f1', 'phase_accuracy', 'exact_match')   # Of all that `evaluation` finds; the rest is in the history
 
