@@ -6,7 +6,7 @@
 __all__ = ['PICTURES', 'Prediction', 'Failure', 'picture_files', 'best_device', 'Predictor', 'show_predictions']
 
 # %% ../nbs/07_inference.ipynb #7c758668
-import itertools, json, os, re, time
+import itertools, json, os, re, threading, time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,10 +21,12 @@ from PIL import Image
 from .automaton import AnswerAutomaton
 from .data import format_prompt
 from .images import open_image, preprocess_images
-from .decoding import TreeSession, decode
+from .decoding import decode
+from .fixed import FixedPasses, warm_up
 from .modeling import AdapterInfo, load_adapter, load_base
 from .posterior import posterior
 from .schema import Annotation, EventSchema, VQAError
+from .trees import TreeSession
 
 # %% ../nbs/07_inference.ipynb #19cf643b
 @dataclass(frozen=True)
@@ -96,12 +98,14 @@ class Predictor:
         question:str|None=None,        # As it stands in a record; None for the schema's first
         answer_format:str|None=None,   # One of the schema's; None for its first
         info:AdapterInfo|None=None,    # Where the model comes from
+        compile:bool=False,            # Compile the passes for each batch size met; minutes for a large model, so for many pictures
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
         self.question, self.answer_format = question or schema.question(), answer_format or schema.answer_format
         self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
         self.image_size = model.config.vision_config.image_size
         self._prefix = self._tokens(self.question)
+        self._fixed, self._lock = {} if compile else None, threading.Lock()   # pictures at once -> compiled passes
 
     @classmethod
     def from_adapter(cls,
@@ -110,16 +114,17 @@ class Predictor:
         device:str|None=None,         # None: CUDA, else MPS, else the CPU
         dtype:torch.dtype|str|None=None,      # None: as the base's weights are stored
         quantization:str|None=None,   # 'nf4' for 4 bits, 'none' for none; None: as in training
+        compile:bool=False,           # As above
     ) -> 'Predictor':
         "From what training wrote; LoRA is merged into the weights, which halves the time of a small batch"
         model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(), quantization=quantization)
-        return cls(model, processor, info.schema, info.question, info.answer_format, info)
+        return cls(model, processor, info.schema, info.question, info.answer_format, info, compile)
 
     @classmethod
-    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None) -> 'Predictor':
+    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None, compile:bool=False) -> 'Predictor':
         "From a base model that was not trained on `schema`: well-formed answers, not yet good ones"
         model, processor = load_base(name, dtype=dtype, device=device or best_device())
-        return cls(model, processor, schema or EventSchema())
+        return cls(model, processor, schema or EventSchema(), compile=compile)
 
     def _tokens(self, question):
         "[1, P] the prompt's tokens with the places for the picture, as the processor makes them"
@@ -130,18 +135,26 @@ class Predictor:
     def _prepare(self, images):
         return preprocess_images([open_image(image) for image in images], self.image_size)
 
-    def _session(self, pixels):
-        return TreeSession(self.model, self.automaton, dict(input_ids=self._prefix.expand(len(pixels), -1), pixel_values=pixels))
+    def _passes(self, inputs, rows):
+        "None for passes of fitting shapes, or compiled ones over `rows` pictures"
+        if self._fixed is None: return None
+        if rows not in self._fixed:
+            self._fixed[rows] = FixedPasses(self.model, self.automaton.candidates, rows)
+            warm_up(self._fixed[rows], self.automaton, inputs)
+        return self._fixed[rows]
 
-    def _answer(self, images, pixels, bound, valid_mass=False, drafts=None, max_forwards=8):
-        "Predictions for prepared pictures, and for each the answers worth drafting next time"
-        began = time.perf_counter()
-        session = self._session(pixels)
-        if bound is None: greedy, found = decode(session, drafts=drafts), [None] * len(pixels)
-        else:
-            found = posterior(session, bound, max_forwards, drafts=drafts, valid_mass=valid_mass)
-            greedy = [one.greedy for one in found]
-        latency_ms = (time.perf_counter() - began) * 1e3 / len(pixels)
+    def _answer(self, images, pixels, bound, rows, valid_mass=False, drafts=None, max_forwards=8):
+        "Predictions for prepared pictures, `rows` or fewer, and for each the answers worth drafting next time"
+        inputs = dict(input_ids=self._prefix.expand(len(pixels), -1), pixel_values=pixels)
+        with self._lock:      # compiled passes have one cache, and threads may ask
+            passes = self._passes(inputs, rows)
+            began = time.perf_counter()
+            session = TreeSession(self.model, self.automaton, inputs, passes)
+            if bound is None: greedy, found = decode(session, drafts=drafts), [None] * len(pixels)
+            else:
+                found = posterior(session, bound, max_forwards, drafts=drafts, valid_mass=valid_mass)
+                greedy = [one.greedy for one in found]
+            latency_ms = (time.perf_counter() - began) * 1e3 / len(pixels)
         predictions = []
         for image, best, one in zip(images, greedy, found):
             annotation = self.schema.from_codes(self.automaton.codes(best.tokens))
@@ -164,8 +177,10 @@ class Predictor:
     def predict_each(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False) -> Iterator[Prediction]:
         "As `predict`, one after the other, for more pictures than fit in memory"
         def prepare(batch): return batch, self._prepare(batch)
-        for batch, pixels in _ahead(prepare, _batches(_as_images(images), batch_size)):
-            yield from self._answer(batch, pixels, bound, valid_mass)[0]
+        images = _as_images(images)
+        rows = min(batch_size, len(images)) if hasattr(images, '__len__') else batch_size
+        for batch, pixels in _ahead(prepare, _batches(images, batch_size)):
+            yield from self._answer(batch, pixels, bound, rows, valid_mass)[0]
 
     def stream(self,
         frames:Iterable,           # Frames of a video in order: pictures, or objects whose `image` is one
@@ -175,7 +190,7 @@ class Predictor:
         drafts = None
         for frame in frames:
             image = getattr(frame, 'image', frame) if not isinstance(frame, (str, Path, Image.Image, np.ndarray)) else frame
-            [prediction], drafts = self._answer([image], self._prepare([image]), bound, drafts=drafts)
+            [prediction], drafts = self._answer([image], self._prepare([image]), bound, 1, drafts=drafts)
             yield prediction
 
     @torch.no_grad()
@@ -204,13 +219,14 @@ class Predictor:
         mark = self._mark()
         done = _finished(out_jsonl, mark)
         names = [name for path in picture_files(folder) if (name := path.relative_to(folder).as_posix()) not in done]
+        rows = min(batch_size, len(names))
         def prepare(batch): return [(name, _try(self._prepare, [folder / name])) for name in batch]
         with open(out_jsonl, 'a', encoding='utf-8') as file:
             for batch in _ahead(prepare, _batches(names, batch_size)):
                 good = [(name, pixels) for name, pixels in batch if not isinstance(pixels, VQAError)]
                 found = {}
                 if good:
-                    predictions, _ = self._answer([folder / name for name, _ in good], torch.cat([pixels for _, pixels in good]), bound, valid_mass)
+                    predictions, _ = self._answer([folder / name for name, _ in good], torch.cat([pixels for _, pixels in good]), bound, rows, valid_mass)
                     found = dict(zip((name for name, _ in good), predictions))
                 results = [found.get(name) or Failure(str(folder / name), str(problem)) for name, problem in batch]
                 for (name, _), result in zip(batch, results):

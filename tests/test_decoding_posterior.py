@@ -6,9 +6,10 @@ from decoding_models import (boundless_tokenizer, brute_force, byte_level_tokeni
 from hypothesis import given, settings, strategies as st
 
 from paligemma_vqa.automaton import AnswerAutomaton
-from paligemma_vqa.decoding import TreeSession, decode
+from paligemma_vqa.decoding import decode
 from paligemma_vqa.posterior import posterior
 from paligemma_vqa.schema import EventSchema
+from paligemma_vqa.trees import TreeSession
 
 SCHEMA = EventSchema(events=('A', 'B', 'C'), phases=('1', '10'))
 

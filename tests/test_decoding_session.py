@@ -8,8 +8,9 @@ from hypothesis import given, settings, strategies as st
 from peft import LoraConfig, get_peft_model
 
 from paligemma_vqa.automaton import AnswerAutomaton
-from paligemma_vqa.decoding import TreeSession, decode
+from paligemma_vqa.decoding import decode
 from paligemma_vqa.schema import EventSchema, VQAError
+from paligemma_vqa.trees import TreeSession
 
 SCHEMA = EventSchema(events=('A', 'B', 'C'), phases=('1', '2', '10'))
 
@@ -32,6 +33,16 @@ def answers(model, automaton, inputs, **options):
     return [d.tokens for d in found], session
 
 
+def same_nodes(one, other, row):
+    "The pairs of nodes that stand for the same tokens and have run in both sessions"
+    waiting = [(0, 0)]
+    while waiting:
+        a, b = waiting.pop()
+        if one.has_run(row, a) and other.has_run(row, b): yield a, b
+        for (parent, token), child in one.children[row].items():
+            if parent == a and (b, token) in other.children[row]: waiting.append((child, other.children[row][b, token]))
+
+
 @torch.no_grad()
 def whole_sequence_hidden(model, inputs, row, tokens):
     "Hidden states that predict each of `tokens`, from one ordinary forward pass over question and answer"
@@ -49,7 +60,7 @@ def test_answers_equal_generate_over_many_pictures_batches_and_policies(automato
     expected = constrained_generate(model, automaton, inputs)
     assert len(set(expected)) > 1 and len(set(map(len, expected))) > 1     # otherwise this test would say little
     others = [[expected[-1 - i], expected[0]] for i in range(12)]
-    for options in (dict(depth=0), dict(depth=1), dict(depth=2), dict(drafts=[[t] for t in expected], depth=0), dict(drafts=others, depth=0), dict(drafts=others)):
+    for options in (dict(width=0), dict(width=5), dict(width=40), dict(drafts=[[t] for t in expected], width=0), dict(drafts=others, width=0), dict(drafts=others)):
         assert answers(model, automaton, inputs, **options)[0] == expected, options
     for size in (1, 3, 8):
         batches = [{k: v[i:i + size] for k, v in inputs.items()} for i in range(0, 12, size)]
@@ -64,19 +75,20 @@ def test_answers_equal_generate_for_every_tokenizer_and_format(make_tokenizer, a
     automaton, model = AnswerAutomaton(schema, tokenizer, answer_format), random_model(len(tokenizer), seed=1)
     inputs = make_inputs(model, tokenizer, 4)
     expected = constrained_generate(model, automaton, inputs)
-    for depth in (0, 1): assert answers(model, automaton, inputs, depth=depth)[0] == expected
+    for width in (0, 24): assert answers(model, automaton, inputs, width=width)[0] == expected
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 1000), before=st.integers(0, 6), after=st.integers(0, 6), depth=st.integers(0, 2), images=st.integers(1, 5))
-def test_padding_left_or_right_changes_nothing(model, automaton, seed, before, after, depth, images):
+@given(seed=st.integers(0, 1000), before=st.integers(0, 6), after=st.integers(0, 6), width=st.integers(0, 40), images=st.integers(1, 5))
+def test_padding_left_or_right_changes_nothing(model, automaton, seed, before, after, width, images):
     inputs = make_inputs(model, automaton.tokenizer, images, seed)
-    expected, plain = answers(model, automaton, inputs, depth=depth)
-    padded, session = answers(model, automaton, pad(inputs, before, after), depth=depth)
+    expected, plain = answers(model, automaton, inputs, width=width)
+    padded, session = answers(model, automaton, pad(inputs, before, after), width=width)
     assert padded == expected
     for row in range(images):
-        assert plain.logits[row].keys() == session.logits[row].keys()
-        for node in plain.logits[row]: np.testing.assert_allclose(session.logits[row][node], plain.logits[row][node], atol=2e-3)
+        pairs = list(same_nodes(plain, session, row))
+        assert len(pairs) > .8 * len(plain.logits[row])
+        for node, other in pairs: np.testing.assert_allclose(session.logits[row][other], plain.logits[row][node], atol=2e-3)
 
 
 def test_prompts_of_different_length_in_one_batch(model, automaton):
@@ -150,7 +162,7 @@ def test_a_prompt_longer_than_the_sliding_window(automaton, window):
     expected = constrained_generate(model, automaton, inputs)
     wide = random_model(len(automaton.tokenizer))
     assert {'sliding_attention', 'full_attention'} == set(model.config.text_config.layer_types)
-    for depth in (0, 1, 2): assert answers(model, automaton, inputs, depth=depth)[0] == expected
+    for width in (0, 8, 40): assert answers(model, automaton, inputs, width=width)[0] == expected
     _, narrow_session = answers(model, automaton, inputs)
     _, wide_session = answers(wide, automaton, inputs)
     assert abs(narrow_session.logits[0][0] - wide_session.logits[0][0]).max() > 1e-3      # the window matters
@@ -214,8 +226,8 @@ def test_bfloat16_agrees_wherever_the_choice_is_not_a_near_tie(automaton):
     inputs = make_inputs(model, automaton.tokenizer, 24)
     expected = constrained_generate(model, automaton, inputs)
     compared = 0
-    for depth in (0, 1):
-        found, session = answers(model, automaton, inputs, depth=depth)
+    for width in (0, 32):
+        found, session = answers(model, automaton, inputs, width=width)
         for row, (mine, theirs) in enumerate(zip(found, expected)):
             if mine == theirs: compared += 1; continue
             split = next(i for i, (a, b) in enumerate(zip(mine, theirs)) if a != b)
@@ -230,11 +242,11 @@ def test_forward_passes(model, automaton):
     inputs = make_inputs(model, automaton.tokenizer, 1)
     with count_forwards(model) as counted: expected = constrained_generate(model, automaton, inputs)
     assert counted.n == len(expected[0])
-    with count_forwards(model) as counted: _, session = answers(model, automaton, inputs, depth=0, drafts=[expected])
+    with count_forwards(model) as counted: _, session = answers(model, automaton, inputs, width=0, drafts=[expected])
     assert counted.n == session.forwards == 1          # an unchanged frame
     decisions = sum(len(automaton.next(automaton.walk(expected[0][:i]))) > 1 for i in range(len(expected[0])))
-    assert answers(model, automaton, inputs, depth=0)[1].forwards == decisions
-    assert answers(model, automaton, inputs, depth=1)[1].forwards <= decisions // 2 + 1
+    assert answers(model, automaton, inputs, width=0)[1].forwards == decisions
+    assert answers(model, automaton, inputs, width=40)[1].forwards <= decisions // 2 + 1
 
 
 def test_every_answer_of_a_model_that_knows_nothing_is_valid(automaton):

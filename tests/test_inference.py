@@ -1,6 +1,8 @@
 """The Predictor: whatever a picture comes as, the same answer; broken pictures, interruptions, adapters, formats."""
 import io
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 matplotlib.use('Agg')
@@ -209,10 +211,23 @@ def test_four_bits_on_a_cpu(adapter, pictures):
     for p in found: assert np.allclose(p.probabilities.sum(-1), 1) and np.isfinite(p.log_probability)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize('quantization', [None, 'nf4'])
-def test_on_a_gpu(adapter, pictures, quantization):
+@pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='there is no C++ compiler')
+def test_compiled(adapter, pictures, folder, tmp_path):
     expected = Predictor.from_adapter(adapter, device='cpu').predict(pictures)
-    found = Predictor.from_adapter(adapter, device='cuda', quantization=quantization).predict(pictures)
+    compiled = Predictor.from_adapter(adapter, device='cpu', compile=True)
+    same(compiled.predict(pictures, batch_size=4), expected)            # the last batch is not full
+    same(list(compiled.predict_folder(folder, tmp_path / 'results.jsonl', batch_size=4)), expected)
+    same(compiled.predict(iter(pictures), batch_size=4, valid_mass=True), expected)
+    with ThreadPoolExecutor(3) as threads:                               # as when the labeling tool asks ahead
+        for found in threads.map(lambda _: compiled.predict(pictures, batch_size=4), range(3)): same(found, expected)
+    assert list(compiled._fixed) == [4], 'one set of compiled passes per batch size'
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('compile', [False, True])
+@pytest.mark.parametrize('quantization', [None, 'nf4'])
+def test_on_a_gpu(adapter, pictures, quantization, compile):
+    expected = Predictor.from_adapter(adapter, device='cpu').predict(pictures)
+    found = Predictor.from_adapter(adapter, device='cuda', quantization=quantization, compile=compile).predict(pictures)
     if quantization is None: same(found, expected)
     assert [SCHEMA.parse(p.answer, 'list') for p in found] == [p.annotation for p in found]
