@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['ColumnCache', 'FixedPasses', 'warm_up']
 
-# %% ../nbs/06d_fixed.ipynb #87833288
-import sys
+# %% ../nbs/06d_fixed.ipynb #00cdd507
 from collections.abc import Mapping, Sequence
+from types import FunctionType, MethodType
 import torch
 from tqdm.auto import tqdm
 from .automaton import AnswerAutomaton
 from .schema import VQAError
 from .trees import Passes, TreeSession
 
-# %% ../nbs/06d_fixed.ipynb #e8971d74
+# %% ../nbs/06d_fixed.ipynb #293b578d
 class ColumnCache:
     "Keys and values of all layers in buffers [B, heads, columns, D]"
     def __init__(self, model, rows:int, columns:int):
@@ -33,29 +33,32 @@ class ColumnCache:
             return keys, values
         return self.keys[layer].index_copy_(2, self.at, keys), self.values[layer].index_copy_(2, self.at, values)
 
-# %% ../nbs/06d_fixed.ipynb #143874e4
+# %% ../nbs/06d_fixed.ipynb #ff617938
 class FixedPasses(Passes):
     "Passes over always the same number of pictures and nodes, compiled or not; one batch after the other"
     def __init__(self,
         model,                      # A PaliGemma (2) model, with or without LoRA
         candidates:Sequence[int],   # Every token that an answer can hold
         rows:int=1,                 # Pictures; a smaller batch is filled up
-        first_slots:int|None=None,  # Nodes in the first pass at least; it is filled up to a multiple of 32 tokens. None: 16 on a CPU, else 64
+        first_slots:int|None=None,  # Nodes in the first pass at least; it is filled up to a multiple of 16 tokens. None: 24 on a CPU, else 64
         slots:int|None=None,        # Nodes in each later pass; None: 32 on a CPU, else 64
-        later:int=10,               # For how many later passes there is room at first; more make it grow, which compiles anew
+        later:int=10,               # For how many later passes there is room at first; more double it, which compiles anew
         compiled:bool=True,         # False: only the shapes, for a look at what the compiler is given
     ):
         super().__init__(model, candidates)
         is_cpu = self.device.type == 'cpu'   # where each token of the first pass costs, and the first few of a later one do not
-        self._least = (16 if is_cpu else 64) if first_slots is None else first_slots
+        self._least = (24 if is_cpu else 64) if first_slots is None else first_slots
         self.slots = (32 if is_cpu else 64) if slots is None else slots
         self.rows, self.later = rows, later
         self._cache, self._made_for, self._replay = None, None, compiled and self.device.type == 'cuda'
+        self.runs_until_fast = 3 if self._replay else 1      # a CUDA graph is tried out, then recorded, then replayed
         if compiled:
-            # On a CPU the weights become constants, laid out for the processor. On a GPU the kernels are recorded as CUDA graphs.
-            how = dict(mode='reduce-overhead') if self._replay else dict(options=dict(freezing=True)) if is_cpu else {}
-            self._read_trunk = torch.compile(self._read_trunk, dynamic=False, **how)
-            self._read_nodes = torch.compile(self._read_nodes, dynamic=False, **how)
+            # What is guarded, before each call, leaves the model out: it has hundreds of weights, and nobody changes it meanwhile
+            options = dict(guard_filter_fn=torch.compiler.skip_guard_on_all_nn_modules_unsafe)
+            if self._replay: options['triton.cudagraphs'] = True
+            if is_cpu: options['cpp.use_decompose_tanh'] = True      # by way of exp, twice as fast; GELU and soft-capping are full of it
+            self._read_trunk = torch.compile(_of_its_own(self._read_trunk), dynamic=False, options=options)
+            self._read_nodes = torch.compile(_of_its_own(self._read_nodes), dynamic=False, options=options)
 
     def begin(self, inputs:Mapping, intro:Sequence[int]) -> None:
         given = len(inputs['input_ids'])
@@ -71,7 +74,7 @@ class FixedPasses(Passes):
 
     def _new_cache(self):
         trunk = self._trunk.shape[1]
-        self.first_slots = self._least + -(trunk + self._least) % 32
+        self.first_slots = self._least + -(trunk + self._least) % 16
         if trunk != self._made_for: self._make_cache(trunk + self.first_slots + self.later * self.slots)
         self._made_for = trunk
         self._key_positions.zero_()
@@ -83,7 +86,7 @@ class FixedPasses(Passes):
 
     def _grow(self):
         positions, columns = self._key_positions, self._key_positions.shape[1]
-        old = self._make_cache(columns + self.later * self.slots)
+        old = self._make_cache(2 * columns)
         self._key_positions[:, :columns] = positions
         for before, after in zip(old.keys + old.values, self._cache.keys + self._cache.values): after[:, :, :columns] = before
 
@@ -98,16 +101,22 @@ class FixedPasses(Passes):
             found = self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first else self._read_nodes(tokens, positions, masks)
         return [values.clone() for values in found] if self._replay else found    # the next replay writes over them
 
+def _of_its_own(method):
+    "The same method with a code object of its own, by which torch.compile keeps what it made: no other model's program can be taken for ours"
+    function = method.__func__
+    copy = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    return MethodType(copy, method.__self__)
+
 def warm_up(
     passes:FixedPasses,
     automaton:AnswerAutomaton,
     inputs:Mapping,             # As for `TreeSession`, such as those that will be asked about
 ) -> None:
     "Compile, which takes from seconds for a small model to minutes for a large one; `VQAError` if this machine cannot"
-    session = TreeSession(None, automaton, inputs, passes)
     try:
-        for step in tqdm(range(2), desc='compiling', unit=' passes', disable=None, leave=False):
-            if step: session.child(0, 0, next(iter(automaton.next(session.states[0][0]))))
+        for step in tqdm(range(passes.runs_until_fast * 2), desc='compiling', unit=' passes', disable=None, leave=False):
+            if step % 2: session.child(0, 0, next(iter(automaton.next(session.states[0][0]))))
+            else: session = TreeSession(None, automaton, inputs, passes)
             session.run()
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0][:200]

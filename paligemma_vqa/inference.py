@@ -121,9 +121,10 @@ class Predictor:
         return cls(model, processor, info.schema, info.question, info.answer_format, info, compile)
 
     @classmethod
-    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None, compile:bool=False) -> 'Predictor':
+    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None,
+                  quantization:str|None=None, compile:bool=False) -> 'Predictor':
         "From a base model that was not trained on `schema`: well-formed answers, not yet good ones"
-        model, processor = load_base(name, dtype=dtype, device=device or best_device())
+        model, processor = load_base(name, dtype=dtype, device=device or best_device(), quantization=None if quantization == 'none' else quantization)
         return cls(model, processor, schema or EventSchema(), compile=compile)
 
     def _tokens(self, question):
@@ -162,7 +163,7 @@ class Predictor:
                 str(image) if isinstance(image, (str, Path)) else None, annotation, self.schema.render(annotation, self.answer_format),
                 one and one.probabilities, best.log_probability, one and one.unexplained, one and one.valid_mass, one and one.entropy,
                 latency_ms, self.schema, image))
-        likely = [[tokens for tokens, lp in one.answers[:128] if lp > np.log(1e-4)] if one else [best.tokens] for best, one in zip(greedy, found)]
+        likely = [one.drafts(bound / 100 or 1e-5) if one else [best.tokens] for best, one in zip(greedy, found)]
         return predictions, likely
 
     def predict(self,

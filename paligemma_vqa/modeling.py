@@ -119,6 +119,7 @@ def load_base(
     training:bool=False,             # Whether the attention must have a backward pass
 ):
     "(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model"
+    if quantization not in (None, 'nf4'): raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
     folder = base_folder(name)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     config = _read_config(folder)

@@ -38,6 +38,13 @@ class Posterior:
         p = np.append(np.exp([lp for _, lp in self.answers]), max(self.unexplained, 0))
         return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
+    def drafts(self,
+        least:float=1e-5,   # Probability; a hundredth of the bound is a good choice: together what is left out should not matter
+        most:int=512,
+    ) -> list[tuple[int, ...]]:
+        "The answers that are worth drafting for the next frame of a video"
+        return [tokens for tokens, lp in self.answers[:most] if lp > np.log(least)]
+
 class _Search:
     "One picture's visited answers and frontier"
     def __init__(self, session:TreeSession, row:int):

@@ -69,6 +69,25 @@ def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
     assert (tmp_path / 'kept' / 'china.png').exists()
 
 
+def test_compiled_answers_are_the_same(trained, photographs):
+    arguments = ('infer', '--image_path', photographs / 'china.jpg', '--lora_path', trained / 'run' / 'adapter', '--dtype', 'float32', '--json')
+    plain, compiled = (run(*arguments, *more) for more in ((), ('--compile',)))
+    if 'C++ compiler' in compiled.stderr: pytest.skip('there is no C++ compiler')
+    assert compiled.returncode == 0, compiled.stderr
+    one, other = json.loads(plain.stdout), json.loads(compiled.stdout)
+    assert one['answer'] == other['answer']
+    assert np.allclose(one['log_probability'], other['log_probability'], atol=1e-3)
+
+
+def test_four_bits_can_be_asked_for(trained, photographs):
+    pytest.importorskip('bitsandbytes')
+    arguments = ('infer', '--image_path', photographs / 'china.jpg', '--lora_path', trained / 'run' / 'adapter', '--json', '--quantization')
+    four_bits, whole = (json.loads(run(*arguments, choice).stdout) for choice in ('nf4', 'none'))
+    assert EventSchema().parse(four_bits['answer']) == four_bits['annotation']
+    assert four_bits['log_probability'] != whole['log_probability']
+    fails(*arguments, 'int3', says=['int3', 'nf4'])
+
+
 def test_hyphens_and_underscores_are_the_same(trained, photographs):
     outputs = [run('infer', f'--image{c}path', photographs / 'china.jpg', f'--lora{c}path', trained / 'run' / 'adapter').stdout for c in '-_']
     assert outputs[0] == outputs[1] and outputs[0].startswith('>> Model Response:\nBased on the image')
