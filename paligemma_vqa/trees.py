@@ -144,7 +144,7 @@ class Passes:
 class TreeSession:
     "The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end of the forced beginning"
     def __init__(self,
-        model,                    # A PaliGemma (2) model, with or without LoRA
+        model,                    # A PaliGemma (2) model, with or without LoRA; None when `passes` are given
         automaton:AnswerAutomaton,
         inputs:Mapping,           # From the processor, without answers: `input_ids` [B, P], `attention_mask`, and `pixel_values` or `image_features` [B, tokens, D]
         passes:Passes|None=None,  # For several batches one after the other; None: passes as wide as they need to be
