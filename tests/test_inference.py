@@ -202,6 +202,11 @@ def test_pictures_of_results(predictor, pictures, folder):
     assert predictor.predict(pictures[0], bound=None)[0].show().axes
 
 
+def test_an_unknown_quantization_is_named(base, adapter):
+    for load in (lambda: Predictor.from_base(base, SCHEMA, device='cpu', quantization='int3'), lambda: Predictor.from_adapter(adapter, device='cpu', quantization='int3')):
+        with pytest.raises(VQAError, match="unknown quantization 'int3'.* Use 'nf4'"): load()
+
+
 def test_four_bits_on_a_cpu(adapter, pictures):
     bitsandbytes = pytest.importorskip('bitsandbytes')
     predictor = Predictor.from_adapter(adapter, device='cpu', quantization='nf4')
