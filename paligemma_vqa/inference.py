@@ -140,8 +140,9 @@ class Predictor:
         "None for passes of fitting shapes, or compiled ones over `rows` pictures"
         if self._fixed is None: return None
         if rows not in self._fixed:
-            self._fixed[rows] = FixedPasses(self.model, self.automaton.candidates, rows)
-            warm_up(self._fixed[rows], self.automaton, inputs)
+            passes = FixedPasses(self.model, self.automaton.candidates, rows)
+            warm_up(passes, self.automaton, inputs)
+            self._fixed[rows] = passes     # not before it is known to work
         return self._fixed[rows]
 
     def _answer(self, images, pixels, bound, rows, valid_mass=False, drafts=None, max_forwards=8):

@@ -228,6 +228,14 @@ def test_compiled(adapter, pictures, folder, tmp_path):
     assert list(compiled._fixed) == [4], 'one set of compiled passes per batch size'
 
 
+def test_what_cannot_be_compiled_says_so_each_time(base, pictures):
+    predictor = Predictor.from_base(base, SCHEMA, device='cpu', compile=True)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({'cpp.cxx': (None, '/nonexistent/g++')}), torch._inductor.utils.fresh_cache():
+        for _ in range(2):
+            with pytest.raises(VQAError, match='cannot be compiled here'): predictor.predict(pictures[0])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('compile', [False, True])
 @pytest.mark.parametrize('quantization', [None, 'nf4'])
