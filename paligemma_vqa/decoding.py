@@ -100,13 +100,13 @@ class Decoded:
 
 def decode(
     session:TreeSession,
-    width:int|None=None,  # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or 32 shared by the pictures
+    width:int|None=None,  # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or 32 shared by up to four pictures, 0 for more
     drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass
 ) -> list[Decoded]:
     "The greedy valid answer to each picture; `width` and `drafts` change the speed and never the answer"
     automaton, rows = session.automaton, range(session.rows)
     is_fixed = session.passes.slots is not None
-    if width is None and not is_fixed: width = 32 // session.rows
+    if width is None and not is_fixed: width = 32 // session.rows if session.rows <= 4 else 0
     def room(row): return session.room(row) if width is None else min(width, session.room(row))
     if not session.forwards:
         root = session.states[0][0]

@@ -96,6 +96,7 @@ def test_probabilities_equal_brute_force(model, automaton, slots):
 @pytest.mark.parametrize('attention,size,text', [('flex_attention', 168, {}), ('sdpa', 28, dict(soft_capping=None)), ('eager', 28, dict(sliding_window=20))])
 def test_other_attentions_and_windows(automaton, attention, size, text):
     "Flex attention on a static cache is wrong in silence when its mask follows the cache's counter; ours holds none"
+    torch._dynamo.reset()    # torch 2.13 cannot compile flex attention on a CPU for shapes that vary, so other tests' shapes must be forgotten
     model = random_model(len(automaton.tokenizer), attention, size, **text)
     plain = random_model(len(automaton.tokenizer), 'eager', size, **text)
     inputs = make_inputs(model, automaton.tokenizer, 4)

@@ -176,6 +176,7 @@ def test_a_prompt_longer_than_the_sliding_window(automaton, window):
 
 @pytest.mark.parametrize('attention,soft_capping', [('eager', 50.), ('eager', None), ('sdpa', None), ('flex_attention', 50.)])
 def test_every_attention_that_can_be_asked_for(automaton, attention, soft_capping):
+    torch._dynamo.reset()    # torch 2.13 cannot compile flex attention on a CPU for shapes that vary, so other tests' shapes must be forgotten
     size = 168 if attention == 'flex_attention' else 28     # flex is used from 128 tokens
     model = random_model(len(automaton.tokenizer), attention, size, soft_capping=soft_capping)
     plain = random_model(len(automaton.tokenizer), 'eager', size, soft_capping=soft_capping)
