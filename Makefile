@@ -3,15 +3,20 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lab export docs clean
+.PHONY: demo test test-all lab export docs clean
 
 demo: .venv/ready
 	$(BIN)/paligemma-vqa demo --output runs/demo
 
-# The doc tests in the notebooks; then what a doc test cannot show, and the tutorials, whose outputs are compared.
+# The doc tests in the notebooks; imports between rooms; then what a doc test cannot show. At most 12 minutes on two cores.
 test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2 --skip_folder_re '^[_.]|^tutorials$$'
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(BIN)/ruff check --quiet .
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+# And what takes minutes: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
+test-all: test
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lab: .venv/ready
 	$(BIN)/jupyter lab nbs
@@ -19,6 +24,7 @@ lab: .venv/ready
 # After changing a notebook: write the modules and the README, and clean the notebooks.
 export: .venv/ready
 	$(BIN)/nbdev_export
+	$(BIN)/python docs/house.py
 	$(BIN)/nbdev_clean
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
 	sed -i 's#](\([a-z0-9_]*[/.]\)#](nbs/\1#g; s#](nbs/\.\./#](#g; s#](\.\./#](#g' README.md

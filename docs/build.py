@@ -10,18 +10,9 @@ import typer
 from sphinx.cmd.build import build_main
 from typer.cli import get_docs_for_click
 
-from paligemma_vqa.cli import app
+from house import ROOT, rooms
 
-ROOT = Path(__file__).resolve().parents[1]
-# Chapters whose names begin so stand together in the side bar
-PARTS = {'00': 'Foundations', '01': 'Labels', '02_': 'Labels', '02': 'Data', '03': 'Data', '04': 'Training', '05': 'Training',
-         '06': 'Inference', '07': 'Inference', '08': 'Evaluation', '09f': 'Evaluation', '09': 'Video', '10': 'Synthetic videos', '12': 'Synthetic videos',
-         '11': 'Running it', 'gpu': 'Running it', '': 'More'}
-
-
-def part_of(name:str) -> str:
-    "The longest beginning of `name` that is in `PARTS`"
-    return PARTS[max((start for start in PARTS if name.startswith(start)), key=len)]
+from paligemma_vqa.command.cli import app
 
 
 def for_readers(notebook:Path) -> nbformat.NotebookNode:
@@ -33,16 +24,6 @@ def for_readers(notebook:Path) -> nbformat.NotebookNode:
         if cell.cell_type == 'code': cell.source = '\n'.join(line for line in cell.source.splitlines() if not line.startswith('#| '))
     chapter.cells = [cell for cell in chapter.cells if cell.source]
     return chapter
-
-
-def module_of(notebook:Path) -> str | None:
-    "The module that a notebook exports"
-    for cell in nbformat.read(notebook, 4).cells:
-        if cell.cell_type == 'code' and cell.source.startswith('#| default_exp '): return cell.source.split()[2]
-
-
-def title_of(notebook:Path) -> str:
-    return next(line for cell in nbformat.read(notebook, 4).cells for line in cell.source.splitlines() if line.startswith('# ')).removeprefix('# ')
 
 
 def command_help() -> str:
@@ -65,22 +46,22 @@ def lay_out(source:Path) -> None:
     shutil.copy(ROOT / 'LICENSE', source)
 
     (source / 'api').mkdir()
-    chapters, modules = {}, {}
-    for notebook in sorted((ROOT / 'nbs').glob('*.ipynb')):
-        if notebook.stem == 'index': continue
-        chapters.setdefault(part_of(notebook.stem), []).append(f'nbs/{notebook.stem}')
-        if module := module_of(notebook):
-            modules[module] = ast.get_docstring(ast.parse((ROOT / f'paligemma_vqa/{module}.py').read_text(encoding='utf-8')))
-            page = command_help() if module == 'cli' else f'# {module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{module}\n   :members:\n   :undoc-members:\n```'
-            (source / f'api/{module}.md').write_text(f'{page}\n\nIts chapter, with examples and tests: [{title_of(notebook)}](../nbs/{notebook.name}).\n', encoding='utf-8')
-
-    (source / 'api/index.md').write_text('\n'.join([
-        '# Modules', '', 'In the order in which they build on each other.', '', '| module | |', '|---|---|',
-        *(f'| [{module}]({module}.md) | {purpose} |' for module, purpose in modules.items()), '',
-        contents('Modules', [*modules])]), encoding='utf-8')
+    index, pages_of = ['# Modules', '', 'A room stands above all that it imports.'], {}
+    for room in rooms():
+        pages_of[room.title] = [chapter.path.relative_to(ROOT).with_suffix('').as_posix() for chapter in room.chapters]
+        index += ['', f'## {room.title}', '', f'{room.line}', '', '| module | |', '|---|---|']
+        for chapter in room.chapters:
+            if not chapter.module or chapter.name == '__init__': continue
+            index.append(f'| [{chapter.name}]({chapter.module}.md) | {chapter.line} |')
+            page = command_help() if chapter.module == 'command.cli' else (
+                f'# {chapter.module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{chapter.module}\n   :members:\n   :undoc-members:\n```')
+            where = chapter.path.relative_to(ROOT).as_posix()
+            (source / f'api/{chapter.module}.md').write_text(f'{page}\n\nIts chapter, with examples and tests: [{chapter.title}](../{where}).\n', encoding='utf-8')
+    modules = [chapter.module for room in rooms() for chapter in room.chapters if chapter.module and chapter.name != '__init__']
+    (source / 'api/index.md').write_text('\n'.join([*index, '', contents('Modules', modules)]), encoding='utf-8')
 
     def notebooks_in(folder): return [path.relative_to(source).with_suffix('').as_posix() for path in sorted((source / 'nbs' / folder).glob('*.ipynb'))]
-    tables = [contents('Tutorials', notebooks_in('tutorials')), *(contents(part, names) for part, names in chapters.items()),
+    tables = [contents('Tutorials', notebooks_in('tutorials')), *(contents(title, names) for title, names in pages_of.items()), contents('A GPU', ['nbs/gpu']),
               contents('Measured', notebooks_in('benchmarks')), contents('Reference', ['api/index']),
               contents('The project', ['中文说明 <README.zh-CN>' if page == 'README.zh-CN.md' else page.removesuffix('.md') for page in pages])]
     (source / 'index.md').write_text((ROOT / 'README.md').read_text(encoding='utf-8') + '\n' + '\n'.join(tables), encoding='utf-8')

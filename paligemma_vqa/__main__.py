@@ -1,4 +1,4 @@
 """`python -m paligemma_vqa` is `paligemma-vqa`."""
-from .cli import main
+from .command.cli import main
 
 main()

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, PreTrainedTokenizerFast, SiglipVisionConfig
 
-from paligemma_vqa.automaton import allowed_tokens
+from paligemma_vqa.inference.automaton import allowed_tokens
 
 SPECIAL = ['<pad>', '<eos>', '<bos>', '<unk>']
 

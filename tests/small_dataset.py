@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paligemma_vqa.labels import Record, write_records
+from paligemma_vqa.dataset.records import Record, write_records
 from paligemma_vqa.schema import EventSchema
 
 ANNOTATIONS = ({}, {'A': '1'}, {'B': '3', 'C': '2'})

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from paligemma_vqa.cli import app
-from paligemma_vqa.config import TrainingConfig
+from paligemma_vqa.command.cli import app
+from paligemma_vqa.training.config import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(ROOT.glob('*.md'))
@@ -48,14 +48,14 @@ def test_commands_exist(path):
 def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run([sys.executable, str(ROOT / 'docs/build.py'), str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
-    modules = {path.stem for path in (ROOT / 'paligemma_vqa').glob('[!_]*.py')}
+    modules = {'.'.join(path.relative_to(ROOT / 'paligemma_vqa').with_suffix('').parts) for path in (ROOT / 'paligemma_vqa').rglob('[!_]*.py')}
     assert {path.stem for path in (tmp_path / 'html/api').glob('*.html')} - {'index'} == modules
-    page = (tmp_path / 'html/api/config.html').read_text(encoding='utf-8')
+    page = (tmp_path / 'html/api/training.config.html').read_text(encoding='utf-8')
     for comment in ('Examples per device and forward pass',            # of a field
                     'LoRA; LoRA on a 4-bit base; every weight',        # of a field that is inherited
                     'As on a command line'): assert comment in page    # of a parameter
-    assert '--latency-budget' in (tmp_path / 'html/api/cli.html').read_text(encoding='utf-8')
-    assert '#| export' not in (tmp_path / 'html/nbs/00_schema.html').read_text(encoding='utf-8')
+    assert '--latency-budget' in (tmp_path / 'html/api/command.cli.html').read_text(encoding='utf-8')
+    assert '#| export' not in (tmp_path / 'html/nbs/0_ground/01_schema.html').read_text(encoding='utf-8')
 
 
 def outline(text:str) -> dict:

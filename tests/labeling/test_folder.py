@@ -1,0 +1,216 @@
+"""labels.jsonl as others see it: other programs that read it, edit it, or label the same folder"""
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from paligemma_vqa.labeling.agreement import agreement, disagreements, kappa
+from paligemma_vqa.dataset.extract import extract_frames
+from paligemma_vqa.dataset.records import (FRAMES, LABELS, Record, check_image_path, parse_record, read_records,
+                                           split_name, write_records)
+from paligemma_vqa.media.reading import video_info
+from paligemma_vqa.schema import EventSchema, VQAError
+from paligemma_vqa.labeling.store import LabelStore
+
+SCHEMA = EventSchema()
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path/'images').mkdir()
+    for frame in range(6): (tmp_path/f'images/case_{frame:06d}.jpg').touch()
+    (tmp_path/'images/polyp.png').touch()
+    return tmp_path
+
+def record(image, annotation, **extra): return Record(f'images/{image}', SCHEMA.question(), SCHEMA.render(annotation), extra)
+
+def later(path): os.utime(path, (time.time() + 5, time.time() + 5))
+
+def test_importing_is_light():
+    code = 'import sys, paligemma_vqa.labeling.store, paligemma_vqa.dataset.lint, paligemma_vqa.dataset.formats, paligemma_vqa.dataset.extract; print([m for m in ("torch", "transformers") if m in sys.modules])'
+    output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])})
+    assert output.stdout.strip() == '[]', output.stderr
+
+@given(st.text(min_size=1, max_size=30))
+def test_no_path_leaves_the_folder(path):
+    if check_image_path(path) is None:
+        inside = os.path.normpath(os.path.join('/data/set', path))
+        assert inside.startswith('/data/set/') or inside == '/data/set'
+
+@given(image=st.text('abc_0/', min_size=1, max_size=8), question=st.text(), answer=st.text(), extra=st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5)))
+@settings(max_examples=200)
+def test_records_come_back(image, question, answer, extra):
+    if check_image_path(image): return
+    written = Record(image, question, answer, {key: value for key, value in extra.items() if key not in ('image', 'question', 'answer')})
+    assert parse_record(written.to_json()) == written
+
+@pytest.mark.parametrize('name, expected', [('images/v_1.jpg', ('v', 1)), ('v_1.jpg', ('v', 1)), ('images/a/b_2.png', ('a/b', 2)), ('images/case 7_000045.jpg', ('case 7', 45)),
+    ('images/手术_000012.jpg', ('手术', 12)), ('images/v1.jpg', (None, None)), ('images/v_x.jpg', (None, None)), ('images/v_12.tar.gz', (None, None)), ('images/a_b_7.webp', ('a_b', 7))])
+def test_names(name, expected): assert split_name(name) == expected
+
+def test_datasets_reads_what_the_store_writes(folder, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv('HF_DATASETS_CACHE', str(tmp_path_factory.mktemp('cache')))
+    from datasets import load_dataset
+    with LabelStore(folder, 'anna', questions=['default', 'short']) as store:
+        store.set('images/case_000001.jpg', 'A', '2')
+        store.set_status(store.items, 'done')
+        store.set_note('images/polyp.png', 'a note only here')
+        store.accept('images/case_000005.jpg', {'B': '1'}, source='model:tiny')
+        expected = store.records()
+    rows = load_dataset('json', data_files=str(folder/LABELS), split='train', cache_dir=str(tmp_path_factory.mktemp('cache')))
+    assert len(rows) == 14 == len(expected)
+    assert [(row['image'], row['question'], row['answer']) for row in rows] == [(r.image, r.question, r.answer) for r in expected]
+    assert {row['source'] for row in rows} == {'human', 'model:tiny'}
+
+def test_opening_a_labeled_folder_and_closing_it_keeps_every_line(folder):
+    lines = [record('case_000001.jpg', {'A': '1'}, annotator='Dr. Bauer', camera=3), Record('images/polyp.png', 'answer en How many?', 'seven'),
+             Record('images/polyp.png', SCHEMA.question(), 'none', dict(nested={'a': [1]}))]
+    write_records(folder, lines)
+    with LabelStore(folder, 'anna') as store:
+        assert store.counts()['done'] == 2 and any('cannot be read under this schema' in notice for notice in store.notices)
+        store.set_note('images/case_000003.jpg', 'something')
+    assert sorted(read_records(folder), key=repr) == sorted(lines, key=repr)
+    with LabelStore(folder, 'anna') as store:                       # nor does a label of ours harm the other question
+        store.accept('images/polyp.png', {'C': '1'})
+    after = read_records(folder)
+    assert lines[0] in after and lines[1] in after and len(after) == 3
+    assert list((folder/'labels').glob('*.bak'))
+
+def test_an_edit_by_hand_wins_over_an_older_label_and_loses_to_a_newer_one(folder):
+    with LabelStore(folder, 'anna') as store: store.accept('images/polyp.png', {'A': '1'})
+    text = (folder/LABELS).read_text()
+    (folder/LABELS).write_text(text.replace('A in the 1', 'B in the 4'))
+    later(folder/LABELS)
+    with LabelStore(folder, 'anna') as store: assert store.annotation('images/polyp.png') == {'B': '4'}
+    (folder/LABELS).write_text(text)
+    os.utime(folder/LABELS, (0, 0))                                 # an old copy, restored by some program
+    with LabelStore(folder, 'anna') as store:
+        assert store.annotation('images/polyp.png') == {'B': '4'}
+        store.set_note('images/polyp.png', 'x')
+    assert 'B in the 4' in (folder/LABELS).read_text()
+
+def test_a_label_taken_back_does_not_return_from_a_stale_file(folder):
+    with LabelStore(folder, 'anna') as store: store.accept('images/polyp.png', {'A': '1'})
+    store = LabelStore(folder, 'anna')
+    store.undo()
+    store._journal.close()                                          # killed before labels.jsonl was rewritten
+    later(folder/LABELS)
+    (folder/'labels/.compacted').unlink()
+    with LabelStore(folder, 'anna') as store:
+        assert store.status('images/polyp.png') == 'todo'
+        store.set_note('images/polyp.png', 'x')
+    assert (folder/LABELS).read_text() == ''
+
+def test_a_label_from_outside_for_a_reopened_picture_is_taken_over(folder):
+    with LabelStore(folder, 'anna') as store:
+        store.accept('images/polyp.png', {'A': '1'})
+        store.set_status('images/polyp.png', 'todo')
+    write_records(folder, [record('polyp.png', {'B': '3'}, source='cvat')])
+    later(folder/LABELS)
+    with LabelStore(folder, 'anna') as store:
+        assert store.status('images/polyp.png') == 'done' and store.annotation('images/polyp.png') == {'B': '3'}
+
+def test_a_torn_labels_file_is_an_error_with_a_remedy_and_the_journal_is_safe(folder):
+    with LabelStore(folder, 'anna') as store: store.accept('images/polyp.png', {'A': '1'})
+    (folder/LABELS).write_text((folder/LABELS).read_text()[:-30])
+    with pytest.raises(VQAError, match=r'labels.jsonl:1: the line is torn'): LabelStore(folder, 'anna')
+    (folder/LABELS).unlink()
+    with LabelStore(folder, 'anna') as store:
+        store.compact()
+    assert read_records(folder)[0].answer == SCHEMA.render({'A': '1'})
+
+def test_labels_of_names_the_schema_lost_are_left_out_and_said(folder):
+    with LabelStore(folder, 'anna') as store:
+        store.accept('images/polyp.png', {'A': '1', 'E': '2'})
+    EventSchema(events=('A', 'B')).save(folder/'schema.json')
+    (folder/LABELS).unlink()
+    with LabelStore(folder, 'anna') as store:
+        assert store.annotation('images/polyp.png') == {'A': '1'} and 'E' in store.notices[0]
+
+def test_frames_are_ordered_by_what_their_line_says(folder):
+    (folder/FRAMES).write_text(json.dumps(dict(image='images/polyp.png', video='case', frame_index=2, time_s=0.08)) + '\n')
+    with LabelStore(folder, 'anna') as store:
+        assert store.videos['case'][2:4] == ['images/case_000002.jpg', 'images/polyp.png']
+        store.set('images/case_000001.jpg', 'A', '1')
+        assert store.annotation('images/polyp.png') == {'A': '1'} and store.info('images/polyp.png')['time_s'] == 0.08
+    with LabelStore(folder, 'anna', spans=False) as store:
+        assert store.videos == {} and store.annotation('images/case_000002.jpg') == {}
+
+def test_a_deleted_frame_keeps_its_span(folder):
+    with LabelStore(folder, 'anna') as store: store.set('images/case_000002.jpg', 'A', '1')
+    (folder/'images/case_000002.jpg').unlink()
+    with LabelStore(folder, 'anna') as store:
+        assert store.annotation('images/case_000003.jpg') == {'A': '1'}
+        span, = store.spans('case')
+        assert (span.first, span.last) == ('images/case_000003.jpg', 'images/case_000005.jpg')
+        with pytest.raises(VQAError, match='no picture'): store.set('images/case_000002.jpg', 'A', '2')
+
+def test_every_entry_says_who_when_and_under_which_schema(folder):
+    with LabelStore(folder, 'anna') as store:
+        store.set('images/case_000001.jpg', 'A', '1')
+        store.copy_previous('images/case_000000.jpg')
+        store.annotate('images/case_000003.jpg', {'B': '1'})
+        store.copy_previous('images/case_000004.jpg')
+        store.set('images/case_000004.jpg', 'C', '1')
+        assert store.copy_previous('images/case_000004.jpg').source == 'copied'
+        store.accept('images/case_000005.jpg', {}, source='model:tiny')
+        store.undo()
+        entries = [json.loads(line) for line in (folder/'labels/anna.jsonl').read_text().splitlines()]
+    assert {e['annotator'] for e in entries} == {'anna'} and {e['schema'] for e in entries} == {SCHEMA.fingerprint}
+    assert [e['source'] for e in entries] == ['human', 'human', 'human', 'copied', 'model:tiny', 'human']
+    assert len({e['id'] for e in entries}) == len(entries) and sorted(e['time'] for e in entries) == [e['time'] for e in entries]
+
+@pytest.mark.parametrize('name', ['', '../x', 'a/b', '.hidden', '_x', 'a\\b'])
+def test_annotators_that_cannot_name_a_file(folder, name):
+    with pytest.raises(VQAError, match='cannot name a file'): LabelStore(folder, name)
+
+# Agreement, against arithmetic by hand
+
+@given(st.lists(st.tuples(st.sampled_from('xyz'), st.sampled_from('xyz')), min_size=1, max_size=40))
+def test_kappa_by_hand(pairs):
+    first, second = zip(*pairs)
+    n, names = len(pairs), sorted({*first, *second})
+    observed = sum(a == b for a, b in pairs) / n
+    chance = sum(first.count(name) * second.count(name) for name in names) / n**2
+    if len(names) == 1: assert np.isnan(kappa(first, second))
+    else: assert kappa(first, second) == pytest.approx((observed - chance) / (1 - chance))
+
+def test_review_queue(folder):
+    for name, phase in (('anna', '1'), ('bert', '2')):
+        with LabelStore(folder, name) as store:
+            store.annotate('images/polyp.png', {'A': phase})
+            store.set_status(['images/polyp.png', 'images/case_000000.jpg'], 'done')
+    with LabelStore(folder, 'carla') as store:
+        found, = disagreements(store)
+        assert found.item == 'images/polyp.png' and found.events == ('A',)
+        store.settle(found.item, {'A': '2'})
+        assert disagreements(store) == [] and store.undo().items == ('images/polyp.png',) and len(disagreements(store)) == 1
+        assert agreement(store, 'anna', 'bert').per_phase['A']['1'] == 0
+        with pytest.raises(VQAError, match="no annotator 'dora'"): agreement(store, 'anna', 'dora')
+        store.settle(found.item, {'A': '1'})
+    line, = [r for r in read_records(folder) if r.image == 'images/polyp.png']
+    assert (line.answer, line.extra['source'], line.extra['annotator']) == (SCHEMA.render({'A': '1'}), 'settled', 'carla')
+
+# Frames of a real video
+
+def test_frames_of_a_real_video(bikes, tmp_path):
+    taken = extract_frames(bikes, tmp_path, every_s=2)
+    assert [frame['time_s'] for frame in taken] == pytest.approx(np.arange(0, video_info(bikes).duration_s, 2), abs=0.05)
+    with LabelStore(tmp_path, 'anna') as store:
+        assert store.videos == {'bikes': [frame['image'] for frame in taken]}
+        store.accept(taken[2]['image'], {'A': '1'})
+    assert read_records(tmp_path, check_images=True)[0].time_s == taken[2]['time_s']
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path/'images').iterdir()}
+    more = extract_frames(bikes, tmp_path, every_s=1)
+    assert {frame['image'] for frame in taken} < {frame['image'] for frame in more}
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())       # labeled pictures are never replaced
+    assert len((tmp_path/FRAMES).read_text().splitlines()) == len(more)
+    assert 1 < len(extract_frames(bikes, tmp_path/'scenes', scene=0.1)) < 40
+    for wrong in (dict(every_s=-1), dict(start_s=1e6), dict(scene=0.1, predictor=object())):
+        with pytest.raises(VQAError): extract_frames(bikes, tmp_path/'wrong', **wrong)
+    with pytest.raises(VQAError, match='no such video'): extract_frames(tmp_path/'none.mp4', tmp_path)

@@ -1,0 +1,379 @@
+"""The labeling session and tool without a browser: what commands do to the store, whatever their order."""
+import json, threading, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image
+
+from paligemma_vqa.labeling.agreement import disagreements
+from paligemma_vqa.labeling.commands import ACTIONS, ask_own, do, note
+from paligemma_vqa.labeling.keys import COMMANDS, event_keys, key_map, legend
+from paligemma_vqa.labeling.widget import LabelingTool
+from paligemma_vqa.dataset.records import read_records
+from paligemma_vqa.labeling.ahead import Prepared, show_picture
+from paligemma_vqa.labeling.order import uncertain_first
+from paligemma_vqa.schema import EventSchema, VQAError
+from paligemma_vqa.labeling.session import QUEUES, LabelingSession
+from paligemma_vqa.labeling.store import LabelStore
+from paligemma_vqa.labeling.view import (agreement_html, filmstrip_html, header_html, rows_html, timeline_html,
+                                         toolbar_html)
+
+SCHEMA = EventSchema()
+A, B, C, D, E = SCHEMA.events
+ONE, TWO, THREE, FOUR = SCHEMA.phases
+
+
+def make_folder(folder, frames=10, video='v', size=(64, 36)):
+    (folder/'images').mkdir(parents=True, exist_ok=True)
+    for i in range(frames): Image.new('RGB', size, (20 * i % 255, 60, 60)).save(folder/f'images/{video}_{i:06d}.jpg')
+    return folder
+
+def make_session(folder, annotator='ann', schema=None, **options):
+    return LabelingSession(LabelStore(folder, annotator, schema or SCHEMA), pause_s=0, **options)
+
+def press(session, *commands):
+    for command in commands: do(session, command)
+    return session
+
+def labels(session): return {i: session.annotation(item) for i, item in enumerate(session.sequence) if session.status(item) == 'done'}
+
+
+class Guess:
+    def __init__(self, schema, codes, share):
+        self.annotation = schema.from_codes(codes)
+        self.probabilities = np.full((len(schema.events), len(schema.phases) + 1), (1 - share) / len(schema.phases))
+        self.probabilities[np.arange(len(codes)), codes] = share
+
+class Guesser:
+    "Says that picture number i shows the first event in phase i modulo 4, surer the higher i is"
+    def __init__(self, schema=SCHEMA): self.schema, self.seen = schema, []
+    def predict(self, images):
+        self.seen += [Path(image).name for image in images]
+        numbers = [int(Path(image).stem.rsplit('_', 1)[1]) for image in images]
+        return [Guess(self.schema, (i % 4 + 1, *[0] * (len(self.schema.events) - 1)), 0.5 + 0.04 * i) for i in numbers]
+
+
+# --- keys
+
+names = st.text(st.characters(whitelist_categories=('Lu', 'Ll', 'Lo')), min_size=1, max_size=6)
+
+@given(st.lists(names, min_size=1, max_size=30, unique_by=str.casefold), st.integers(1, 25))
+@settings(max_examples=150, deadline=None)
+def test_every_command_has_a_key_whatever_the_names(events, phases):
+    try: schema = EventSchema(events=tuple(events), phases=tuple(f'p{i}' for i in range(phases)))
+    except VQAError: return    # names that the schema refuses
+    keys = key_map(schema)
+    assert {command.name for command in COMMANDS} <= set(keys.values())
+    assert {f'phase {i}' for i in range(min(phases, 19) + 1)} <= set(keys.values())
+    assert {f'event {i}' for i in range(min(len(events), 26))} <= set(keys.values())
+    assert all(len(letter) == 1 and letter in 'abcdefghijklmnopqrstuvwxyz' for letter in event_keys(schema.events).values())
+    assert legend(schema)
+
+def test_every_command_of_the_keys_exists():
+    for schema in SCHEMA, EventSchema.preset('zh'):
+        for command in set(key_map(schema).values()) - {'note'}: assert command.split()[0] in ACTIONS
+
+
+# --- the session
+
+def test_a_phase_holds_until_it_is_changed(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'event 0', 'phase 2', 'confirm', 'confirm', 'phase 0', 'confirm', 'confirm')
+    assert labels(session) == {0: {A: TWO}, 1: {A: TWO}, 2: {}, 3: {}}
+    session.close()
+    assert [record.answer for record in read_records(tmp_path)] == [SCHEMA.render({A: TWO})] * 2 + [SCHEMA.render({})] * 2
+
+def test_holding_stops_at_labeled_pictures_unless_asked(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'go 5', 'nothing', 'first', 'set 0 1')
+    assert [session.annotation(item) for item in session.sequence[4:7]] == [{A: ONE}, {}, {}]
+    session.hold = 'span'
+    press(session, 'set 1 2')
+    assert session.annotation(session.sequence[5]) == {}      # it has keys of its own
+    session.hold = 'item'
+    press(session, 'set 2 3')
+    assert C not in session.annotation(session.sequence[1])
+
+def test_pressing_twice_writes_once(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'set 0 2')
+    size = (tmp_path/'labels/ann.jsonl').stat().st_size
+    press(session, 'set 0 2', 'set 0 2', 'event 3', 'up', 'down', 'forward', 'back')
+    assert (tmp_path/'labels/ann.jsonl').stat().st_size == size
+
+def test_undo_shows_what_it_undoes_and_survives_a_restart(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'set 0 1', 'go 7', 'set 1 2', 'go 3')
+    session.close()
+    session = press(make_session(tmp_path), 'first', 'undo')
+    assert session.item == session.sequence[7] and labels(session) == {0: {A: ONE}}
+    press(session, 'undo')
+    assert session.item == session.sequence[0] and labels(session) == {}
+    press(session, 'redo', 'redo', 'redo')
+    assert labels(session) == {0: {A: ONE}, 7: {A: ONE, B: TWO}} and 'nothing to redo' in session.message
+
+def test_a_run_is_one_action(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'go 2', *['select_forward'] * 4, 'event 4', 'phase 3')
+    assert labels(session) == {i: {E: THREE} for i in range(2, 7)} and len(session.run) == 5
+    assert session.annotation(session.sequence[7]) == {}
+    press(session, 'undo')
+    assert labels(session) == {}
+    press(session, 'select 8 6', 'skip')
+    assert [session.status(item) for item in session.sequence[5:]] == ['todo', 'skipped', 'skipped', 'skipped', 'todo']
+    press(session, 'select 0 9', 'nothing')
+    assert labels(session) == {i: {} for i in range(10)}
+
+def test_a_run_selected_backwards_and_past_the_ends(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'go 1', 'select_back_10', 'set 0 1')
+    assert labels(session) == {0: {A: ONE}, 1: {A: ONE}}
+    press(session, 'unselect', 'last', 'select_forward', 'select_to 99', 'set 0 2')
+    assert labels(session)[9] == {A: TWO}
+
+def test_intervals_of_several_events_overlap(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'go 1', 'set 0 1', 'interval', 'go 3', 'set 1 2', 'interval', 'go 6', 'event 0', 'interval', 'go 8', 'event 1', 'interval')
+    expected = {i: ({A: ONE} if 1 <= i <= 6 else {}) | ({B: TWO} if 3 <= i <= 8 else {}) for i in range(1, 9)}
+    assert labels(session) == expected and session.intervals == {}
+    assert session.annotation(session.sequence[9]) == {}
+
+def test_an_interval_can_be_drawn_backwards_and_needs_a_phase(tmp_path):
+    session = press(make_session(make_folder(tmp_path)), 'go 6', 'event 2', 'interval')
+    assert session.intervals == {} and 'phase first' in session.message
+    press(session, 'phase 4', 'interval', 'go 2', 'interval')
+    assert labels(session) == {i: {C: FOUR} for i in range(2, 7)}
+
+def test_an_interval_ends_in_its_own_video(tmp_path):
+    make_folder(tmp_path, 3, 'a'), make_folder(tmp_path, 3, 'b')
+    session = press(make_session(tmp_path), 'set 0 1', 'interval', 'forward_10', 'event 0', 'interval')
+    assert session.is_alarm and 'another video' in session.message and A in session.intervals
+
+def test_same_and_nothing_at_the_edges(tmp_path):
+    session = press(make_session(make_folder(tmp_path, 3)), 'same')
+    assert labels(session) == {} and 'no picture before' in session.message
+    press(session, 'set 0 1', 'set 1 4', 'confirm', 'same', 'same')
+    assert labels(session) == {i: {A: ONE, B: FOUR} for i in range(3)}
+    assert 'end of the queue' in session.message
+    assert session.store.state(session.sequence[1]).source == 'copied'
+
+def test_lone_pictures_do_not_hold(tmp_path):
+    (tmp_path/'images').mkdir()
+    for name in ('fox', 'hen', 'owl'): Image.new('RGB', (8, 8)).save(tmp_path/f'images/{name}.png')
+    session = press(make_session(tmp_path), 'set 0 1', 'confirm', 'confirm')
+    assert labels(session) == {0: {A: ONE}, 1: {}}
+    press(session, 'select 0 2', 'set 3 2')
+    assert labels(session) == {0: {A: ONE, D: TWO}, 1: {D: TWO}, 2: {D: TWO}}
+
+def test_a_stale_key_does_nothing(tmp_path):
+    session = make_session(make_folder(tmp_path))
+    do(session, 'set 0 1', item='images/v_000003.jpg')
+    assert labels(session) == {} and 'left out' in session.message
+
+def test_flags_skips_and_notes(tmp_path):
+    session = press(make_session(make_folder(tmp_path, 4)), 'flag', 'forward', 'skip', 'set 0 1', 'unlabeled')
+    assert [session.status(item) for item in session.sequence] == ['flagged', 'skipped', 'done', 'todo']
+    note(session, '  blurred  ')
+    press(session, 'first', 'flag', 'confirm')
+    assert session.statuses == {item: session.store.status(item) for item in session.sequence[:3]}
+    session.close()
+    assert [record.image for record in read_records(tmp_path)] == [f'images/v_{i:06d}.jpg' for i in (0, 2)]
+    assert make_session(tmp_path).store.state('images/v_000003.jpg').note == 'blurred'
+
+def test_many_phases_and_foreign_names(tmp_path):
+    schema = EventSchema.preset('zh', events=('切割', '缝合'), phases=tuple(f'第{i}步' for i in range(1, 15)))
+    session = press(make_session(make_folder(tmp_path, 3), schema=schema), key_map(schema)['b'], key_map(schema)['Shift+2'], 'next_phase', 'next_phase', 'next_phase')
+    assert session.annotation() == {'缝合': '第14步'}
+    press(session, *['previous_phase'] * 20)
+    assert session.annotation() == {}
+
+def test_questions_and_formats(tmp_path):
+    session = press(make_session(make_folder(tmp_path, 3)), 'set 0 1', 'ask 1', f'answer_in {list(SCHEMA.answer_formats).index("json")}')
+    ask_own(session, 'Is {events} there, and when of {phases}?')
+    session.close()
+    records = read_records(tmp_path)
+    assert [record.question for record in records] == [SCHEMA.question(name) for name in list(SCHEMA.questions)[:2]] + ['answer en Is A, B, C, D, E there, and when of 1, 2, 3, 4?']
+    assert {record.answer for record in records} == {SCHEMA.render({A: ONE}, 'json')}
+
+def test_a_full_disk_is_shown_and_changes_nothing(tmp_path, monkeypatch):
+    session = press(make_session(make_folder(tmp_path)), 'set 0 1')
+    import os
+    real = os.write
+    def full(descriptor, data):
+        if os.readlink(f'/proc/self/fd/{descriptor}').endswith('ann.jsonl'): raise OSError(28, 'No space left on device')
+        return real(descriptor, data)
+    monkeypatch.setattr(os, 'write', full)
+    press(session, 'set 0 2', )
+    monkeypatch.undo()
+    assert session.is_alarm and 'NOT SAVED' in session.message and labels(session) == {0: {A: ONE}}
+    assert press(session, 'set 0 3').annotation() == {A: THREE}
+
+def test_an_empty_folder_says_so(tmp_path):
+    (tmp_path/'images').mkdir()
+    with pytest.raises(VQAError, match='no picture'): make_session(tmp_path)
+
+def test_unknown_queue_and_missing_model(tmp_path):
+    session = make_session(make_folder(tmp_path))
+    with pytest.raises(VQAError, match='no queue'): session.use_queue('best')
+    with pytest.raises(VQAError, match='needs a model'): session.use_queue('uncertain')
+    assert 'no model' in press(session, 'accept').message
+
+
+commands = st.lists(st.one_of(
+    st.sampled_from([name for name in ACTIONS if name not in ('go', 'event', 'select', 'select_to', 'phase', 'set', 'take', 'ask', 'answer_in')]),
+    st.builds('go {}'.format, st.integers(0, 7)), st.builds('set {} {}'.format, st.integers(0, 4), st.integers(0, 4)),
+    st.builds('select {} {}'.format, st.integers(0, 7), st.integers(0, 7)), st.builds('event {}'.format, st.integers(0, 4)),
+), max_size=25)
+
+@given(commands, st.sampled_from(['todo', 'span', 'item']))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_pressed_a_restart_finds_the_same_and_undo_leads_back(tmp_path_factory, commands, hold):
+    folder = make_folder(tmp_path_factory.mktemp('any'), 8)
+    session = make_session(folder)
+    session.hold = hold
+    press(session, *commands)
+    session.store.compact()
+    found, statuses = labels(session), dict(session.statuses)
+    assert statuses == {item: status for item in session.sequence if (status := session.store.status(item)) != 'todo'}
+    session.close()
+    again = make_session(folder)
+    assert labels(again) == found and again.statuses == statuses
+    path = folder/'labels.jsonl'
+    assert [json.loads(line)['image'] for line in path.read_text().splitlines()] == [again.sequence[i] for i in found] if path.exists() else not found
+    while again.store.can_undo: press(again, 'undo')
+    assert labels(again) == {} and again.statuses == {}
+    again.close()
+
+
+# --- the model in the loop
+
+def test_uncertain_first_and_accepted_ones_are_marked(tmp_path):
+    session = make_session(make_folder(tmp_path, 10), predictor=Guesser(), predictor_name='round-2', queue='uncertain')
+    assert session.suggestions.wait()
+    press(session, 'forward')
+    order = [int(Path(item).stem[2:]) for item in session.queue[1:9]]
+    first = int(Path(session.queue[0]).stem[2:])
+    assert order == [i for i in range(10) if i != first][:8]      # the model is surer the higher the number
+    press(session, 'accept')
+    session.close()
+    [record] = read_records(tmp_path)
+    assert record.extra['source'] == 'model:round-2' and record.answer == SCHEMA.render({A: SCHEMA.phases[order[0] % 4]})
+
+def test_correcting_an_accepted_suggestion_makes_it_human(tmp_path):
+    session = make_session(make_folder(tmp_path, 4), predictor=Guesser())
+    session.suggestions.wait()
+    press(session, 'accept', 'back', 'set 1 1')
+    assert session.store.state(session.item).source == 'human'
+
+def test_accepting_a_run(tmp_path):
+    session = make_session(make_folder(tmp_path, 6), predictor=Guesser())
+    session.suggestions.wait()
+    press(session, 'select 1 3', 'accept')
+    assert labels(session) == {i: {A: SCHEMA.phases[i % 4]} for i in (1, 2, 3)}
+    press(session, 'undo')
+    assert labels(session) == {}
+
+def test_disagreements_with_the_model(tmp_path):
+    session = make_session(make_folder(tmp_path, 6), predictor=Guesser())
+    session.suggestions.wait()
+    press(session, 'accept', 'accept', 'set 0 1', 'confirm', 'nothing')      # frames 2 and 3 differ from the model
+    session.use_queue('disagreement')
+    session.suggestions.wait()
+    assert session.queue == [session.sequence[2], session.sequence[3]]
+
+def test_a_hidden_model_does_not_lead(tmp_path):
+    session = make_session(make_folder(tmp_path, 4), predictor=Guesser())
+    session.suggestions.wait()
+    press(session, 'hide')
+    assert session.suggestion() is None and '50%' not in rows_html(session)
+    assert labels(press(session, 'accept')) == {} and 'hidden' in session.message
+
+def test_a_failing_model_is_told_and_labeling_goes_on(tmp_path):
+    class Broken:
+        def predict(self, images): raise RuntimeError('out of memory')
+    session = make_session(make_folder(tmp_path, 4), predictor=Broken())
+    session.suggestions.wait()
+    assert session.is_alarm and 'out of memory' in session.message
+    assert labels(press(session, 'set 0 1')) == {0: {A: ONE}}
+
+@given(st.dictionaries(st.integers(0, 300), st.floats(0, 10), max_size=80), st.floats(0, 0.9), st.integers(0, 5))
+@settings(max_examples=100, deadline=None)
+def test_the_uncertain_queue_loses_nothing(uncertainties, share, seed):
+    others = [i for i in range(0, 320, 3) if i not in uncertainties]
+    assert sorted(uncertain_first(uncertainties, others, share, seed)) == sorted([*uncertainties, *others])
+
+
+# --- two annotators
+
+def test_review_settles_what_two_annotators_see_differently(tmp_path):
+    make_folder(tmp_path, 6)
+    press(first := make_session(tmp_path, 'ann'), 'set 0 1', *['confirm'] * 6).close()
+    press(second := make_session(tmp_path, 'bob'), 'set 0 1', *['confirm'] * 3, 'phase 2', *['confirm'] * 3).close()
+    session = make_session(tmp_path, 'cid', queue='review')
+    assert session.queue == [f'images/v_{i:06d}.jpg' for i in (3, 4, 5)]
+    assert 'ann' in agreement_html(session) and 'bob' in agreement_html(session)
+    press(session, 'take 0', 'take 1', 'set 0 3', 'set 1 1')
+    assert disagreements(session.store) == []
+    session.close()
+    answers = {record.frame_index: record.answer for record in read_records(tmp_path)}
+    assert [answers[i] for i in range(6)] == [SCHEMA.render(annotation) for annotation in [{A: ONE}] * 4 + [{A: TWO}, {A: THREE, B: ONE}]]
+
+
+# --- pictures and the tool
+
+def test_prepared_makes_the_wished_and_forgets_the_rest():
+    made, gate = [], threading.Event()
+    def make(names):
+        gate.wait(5)
+        made.extend(names)
+        return names
+    prepared = Prepared(make, keep=50)
+    prepared.wish([f'old {i}' for i in range(40)])
+    time.sleep(0.05)
+    prepared.wish(['new 1', 'new 2'])
+    gate.set()
+    assert prepared.wait() and made[-2:] == ['new 1', 'new 2'] and len(made) <= 3
+    prepared.close()
+
+@given(st.binary(max_size=400))
+@settings(max_examples=60, deadline=None)
+def test_no_file_breaks_the_screen(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp('any')/'x.jpg'
+    path.write_bytes(content)
+    assert show_picture(path).error
+
+def test_the_tool_opens_goes_on_and_closes(tmp_path):
+    make_folder(tmp_path, 5)
+    tool = LabelingTool(tmp_path, annotator='ann', predictor=Guesser(), pause_s=0.05)
+    for command in ('event 1', 'phase 2', 'confirm', 'ask 1', 'zoom', 'confirm'): tool.handle(command, tool.session.item)
+    time.sleep(0.4)
+    assert len(read_records(tmp_path)) == 4            # two pictures, two questions, without closing
+    tool.close()
+    tool = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    assert tool.session.item == 'images/v_000002.jpg' and len(tool.store.questions) == 2      # the choice of questions is kept
+    for queue in QUEUES: tool.queue_menu.value = queue
+    assert 'needs a model' in tool.session.message or tool.session.queue_name in QUEUES
+    tool.note.value = 'a note'
+    assert tool.store.state(tool.session.item).note == 'a note'
+    tool.close()
+
+def test_running_the_cell_again_takes_over(tmp_path):
+    make_folder(tmp_path, 3)
+    old = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    new = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    old.handle('set 0 1')
+    assert old.session.is_alarm and 'NOT SAVED' in old.parts['message'].value
+    new.handle('set 0 2')
+    assert new.session.annotation() == {A: TWO}
+    new.close()
+
+def test_a_broken_picture_does_not_stop_the_work(tmp_path):
+    make_folder(tmp_path, 3)
+    (tmp_path/'images/v_000001.jpg').write_bytes(b'not a picture')
+    tool = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    for command in ('set 0 1', 'confirm', 'zoom', 'skip', 'confirm'): tool.handle(command)
+    assert [tool.session.status(item) for item in tool.session.sequence] == ['done', 'skipped', 'done']
+    tool.close()
+
+def test_names_are_never_markup(tmp_path):
+    schema = EventSchema(events=('<script>x</script>', 'b&b'), phases=('<i>1</i>', '2'))
+    session = press(make_session(make_folder(tmp_path, 3, '<u>v'), annotator='ann', schema=schema), 'set 0 1', 'set 1 2', 'interval')
+    pictures = Prepared(lambda items: [show_picture(tmp_path/item) for item in items])
+    drawn = rows_html(session) + timeline_html(session) + header_html(session) + toolbar_html(session) + filmstrip_html(session, pictures)
+    assert '<script' not in drawn and '<i>1' not in drawn and '<u>' not in drawn
+    pictures.close()

@@ -1,0 +1,51 @@
+"""The house: imports between rooms go down only, what is derived from the folders is up to date, and names of before still work."""
+import importlib, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'docs'))
+import house
+from paligemma_vqa import FORMER
+
+
+def test_imports_go_down_only():
+    found = subprocess.run([Path(sys.executable).with_name('lint-imports'), '--no-cache'], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def test_notebooks_and_package_have_the_same_rooms():
+    modules = {chapter.module for room in house.rooms() for chapter in room.chapters if chapter.module}
+    files = {'.'.join(path.relative_to(ROOT / 'paligemma_vqa').with_suffix('').parts) for path in (ROOT / 'paligemma_vqa').rglob('*.py')}
+    assert files - modules - {'__main__', '_modidx', 'command.__init__'} == set()
+    assert modules - files == set()
+
+
+def test_map_and_tables_follow_the_folders():
+    assert (ROOT / 'nbs/images/map.svg').read_text(encoding='utf-8') == house.map_svg()
+    for name, header in (('README.md', '| room | modules |'), ('README.zh-CN.md', '| 房间 | 模块 |')):
+        assert house.table(header) in (ROOT / name).read_text(encoding='utf-8'), f'{name}: run make export'
+
+
+@pytest.mark.parametrize('module', FORMER)
+def test_a_module_of_before_is_found(module):
+    with pytest.warns(DeprecationWarning, match='is now'):
+        sys.modules.pop(f'paligemma_vqa.{module}', None)
+        former = importlib.import_module(f'paligemma_vqa.{module}')
+    for place in FORMER[module].split():
+        new = importlib.import_module(f'paligemma_vqa.{place}')
+        for name in new.__all__: assert getattr(former, name) is not None
+
+
+@pytest.mark.parametrize('module, absent', [
+    ('', 'numpy torch datasets pandas ipywidgets transformers'), ('.schema', 'numpy torch datasets pandas ipywidgets transformers'),
+    ('.labeling', 'torch datasets'), ('.inference', 'torch datasets'), ('.dataset.splits', 'torch datasets pandas')])
+def test_importing_costs_no_more_than_it_needs(module, absent):
+    code = f'import sys, paligemma_vqa{module}; print(*[name for name in {absent.split()!r} if name in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip() == ''
+
+
+def test_the_verbs_can_be_had_from_the_top():
+    import paligemma_vqa
+    for name in paligemma_vqa.__all__: assert callable(getattr(paligemma_vqa, name))
