@@ -2,7 +2,7 @@
 
     python docs/build.py [FOLDER]        # default: docs/_build; the site is FOLDER/html
 """
-import ast, shutil, sys
+import shutil, sys
 from pathlib import Path
 
 import nbformat
