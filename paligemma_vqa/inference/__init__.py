@@ -12,4 +12,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'predictor': ['Prediction', 'Failure', 'PICTURES', 'picture_files', 'best_device', 'Predictor',
                   'show_predictions'],
+    'kept': ['answers_key', 'source_mark', 'is_unchanged'],
 })
