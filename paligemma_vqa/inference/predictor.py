@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURES', 'Prediction', 'Failure', 'picture_files', 'best_device', 'Predictor', 'show_predictions']
 
-# %% ../../nbs/4_answer/06_predictor.ipynb #7c758668
+# %% ../../nbs/4_answer/06_predictor.ipynb #f8214978
 import itertools, json, os, re, threading, time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +27,7 @@ from .compiled import FixedPasses, warm_up
 from ..model.adapter import AdapterInfo, load_adapter
 from ..model.base import load_base
 from .posterior import posterior
+from ..model.task import Task
 from ..schema import Annotation, EventSchema, VQAError
 from .trees import TreeSession
 
@@ -68,7 +69,7 @@ class Failure:
 
     def to_dict(self) -> dict: return dict(image=self.image, error=self.error)
 
-# %% ../../nbs/4_answer/06_predictor.ipynb #6865d36f
+# %% ../../nbs/4_answer/06_predictor.ipynb #79038c5f
 # Other tasks that PaliGemma was pre-trained on (arXiv:2407.07726, section 3.2.3); everything else is a question
 _TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S|(answer|question) [a-z]{2} ')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm')
@@ -103,7 +104,8 @@ class Predictor:
         compile:bool=False,            # Compile the passes for each batch size met; minutes for a large model, so for many pictures
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
-        self.question, self.answer_format = question or schema.question(), answer_format or schema.answer_format
+        self.task = Task(schema, question or '', answer_format or '')
+        self.question, self.answer_format = self.task.question, self.task.answer_format
         self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
         self.image_size = model.config.vision_config.image_size
         self._prefix = self._tokens(self.question)
@@ -120,7 +122,7 @@ class Predictor:
     ) -> 'Predictor':
         "From what training wrote; LoRA is merged into the weights, which halves the time of a small batch"
         model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(), quantization=quantization)
-        return cls(model, processor, info.schema, info.question, info.answer_format, info, compile)
+        return cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
 
     @classmethod
     def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None,

@@ -8,10 +8,11 @@ __all__ = []
 # %% ../../nbs/0_ground/10_model.ipynb #42fb92e5
 import lazy_loader
 
-# %% ../../nbs/0_ground/10_model.ipynb #8a7840fc
+# %% ../../nbs/0_ground/10_model.ipynb #894f4b7f
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'base': ['load_base', 'base_folder'],
     'adapter': ['AdapterConfig', 'AdapterInfo', 'load_adapter', 'save_adapter', 'merge_adapter'],
     'pixels': ['preprocess_images', 'processor_image_size'],
     'prompt': ['format_prompt'],
+    'task': ['Task', 'survey_task'],
 })

@@ -6,7 +6,7 @@
 __all__ = ['VISION_TARGETS', 'INFO_FILE', 'AdapterConfig', 'add_adapter', 'trainable_names', 'describe_trainable', 'versions',
            'AdapterInfo', 'describe_base', 'save_adapter', 'current_key', 'load_lora', 'load_adapter', 'merge_adapter']
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #7ba3b99b
+# %% ../../nbs/0_ground/12_adapter.ipynb #b1d88317
 import importlib.metadata, json, logging, os, re, shutil
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from ..schema import EventSchema, VQAError
 from .base import _quietly, _read_config, base_fingerprint, base_folder, has_soft_capping, load_base
+from .task import Task
 
 # %% ../../nbs/0_ground/12_adapter.ipynb #26f37dcc
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ def describe_trainable(model) -> str:
     total = sum(p.numel() for p in model.parameters())
     return f'{trained / 1e6:.2f} M of {total / 1e6:.1f} M parameters train ({trained / total:.2%})'
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #0f0c539f
+# %% ../../nbs/0_ground/12_adapter.ipynb #fdf4a576
 INFO_FILE = 'paligemma_vqa.json'
 
 def versions() -> dict[str, str]:
@@ -109,6 +110,11 @@ class AdapterInfo:
     def __post_init__(self):
         object.__setattr__(self, 'question', self.question or self.schema.question())
         object.__setattr__(self, 'answer_format', self.answer_format or self.schema.answer_format)
+
+    @property
+    def task(self) -> Task:
+        "What the adapter was trained to be asked and to answer"
+        return Task(self.schema, self.question, self.answer_format)
 
     def to_dict(self) -> dict:
         return {f.name: getattr(self, f.name) for f in fields(self)} | dict(schema=self.schema.to_dict())

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Score', 'VQATrainer', 'KeepBest', 'RepeatableAugmentation', 'TrainingResult', 'finetune', 'dataset_fingerprint']
 
-# %% ../../nbs/3_train/06_run.ipynb #01952309
-import dataclasses, hashlib, json, os, platform, shutil, time, zlib
+# %% ../../nbs/3_train/06_run.ipynb #4922b1df
+import dataclasses, hashlib, inspect, json, os, platform, shutil, time, warnings, zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from .card import write_model_card
 from ..model.adapter import (AdapterInfo, add_adapter, describe_base, describe_trainable, save_adapter,
                                          versions)
 from ..model.base import load_base
+from ..model.task import survey_task
 from .progress import LiveProgress, StopOnSignal, draw_history
 from ..schema import VQAError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-# %% ../../nbs/3_train/06_run.ipynb #67c07421
-Score = Callable[[torch.nn.Module, object, object], dict]   # (model, processor, dataset) -> {'exact': 0.9, …}
+# %% ../../nbs/3_train/06_run.ipynb #fa64f7c6
+Score = Callable[..., dict]   # (model, processor, dataset) -> {'exact': 0.9, …}; one that takes a `task` gets the data set's
 
 class VQATrainer(Trainer):
     "A `Trainer` whose evaluation also says how many answers are right, and adds what `score` finds"
@@ -116,7 +118,7 @@ def _arguments(config:TrainingConfig, run_dir:Path) -> TrainingArguments:
         save_total_limit=config.save_total_limit, logging_steps=config.log_steps, disable_tqdm=True, report_to=[],
         remove_unused_columns=False, label_names=['shift_labels'])
 
-# %% ../../nbs/3_train/06_run.ipynb #989806bc
+# %% ../../nbs/3_train/06_run.ipynb #94ced30b
 def finetune(
     data_dir:str|Path,                   # labels.jsonl, images/, perhaps schema.json and splits.json
     output_dir:str|Path,                 # The run's folder
@@ -133,6 +135,9 @@ def finetune(
     with arguments.main_process_first(desc='reading the dataset'): data = load_dataset(data_dir, schema, decode=False)
     for split in ('train', 'validation'):
         if not len(data[split]): raise VQAError(f'the {split} split is empty', data_dir, remedy='Label pictures of at least two videos.')
+    survey = survey_task(zip(data['train']['question'], data['train']['answer']), schema)
+    for remark in survey.remarks: warnings.warn(f'{data_dir}: {remark}.', stacklevel=2)
+    if score and 'task' in inspect.signature(score).parameters: score = partial(score, task=survey.task)
     facts = dict(dataset_fingerprint=dataset_fingerprint(data_dir), schema_fingerprint=schema.fingerprint,
                  examples={split: len(data[split]) for split in ('train', 'validation')})
     checkpoint = _open_run(run_dir, config, facts, resume)
@@ -142,7 +147,7 @@ def finetune(
     model, processor = load_base(config.base, dtype=dtype, quantization='nf4' if config.mode == 'qlora' else None, soft_capping=config.soft_capping,
                                  attention=config.attention, training=True, device='cpu' if on_cpu else f'cuda:{PartialState().local_process_index}')
     model = add_adapter(model, config, seed=config.seed)
-    info = AdapterInfo(schema=schema, question=data['train'][0]['question'], mode=config.mode, dataset_fingerprint=facts['dataset_fingerprint'],
+    info = AdapterInfo(schema=schema, question=survey.task.question, answer_format=survey.task.answer_format, mode=config.mode, dataset_fingerprint=facts['dataset_fingerprint'],
                        **describe_base(model, config.base))
     examples, stop = [], StopOnSignal()
     features = FeatureCache(run_dir / 'features', model, processor, torch.bfloat16 if config.precision == 'bf16' else None) if config.cache_vision else None
@@ -160,7 +165,7 @@ def finetune(
 
     if is_main:
         schema.save(run_dir / 'schema.json')
-        _write_run(run_dir, facts | _machine(model) | dict(status='running', trainable=describe_trainable(model)))
+        _write_run(run_dir, facts | _machine(model) | dict(status='running', trainable=describe_trainable(model), task=survey.to_dict()))
         if config.tensorboard: trainer.add_callback(_tensorboard(run_dir))
         if progress: trainer.add_callback(LiveProgress(config.best_metric, examples))
     for callback in filter(None, (KeepBest(config, save), stop, augment, *callbacks)): trainer.add_callback(callback)

@@ -5,25 +5,27 @@
 # %% auto #0
 __all__ = ['score_answers']
 
-# %% ../../nbs/3_train/07_validation.ipynb #54167348
+# %% ../../nbs/3_train/07_validation.ipynb #5d72af32
 from ..evaluation.metrics import quick_scores
 from ..inference.predictor import Predictor
+from ..model.task import Task, survey_task
 from ..schema import EventSchema
 
-# %% ../../nbs/3_train/07_validation.ipynb #ac68a404
+# %% ../../nbs/3_train/07_validation.ipynb #ed3ac028
 def score_answers(
     schema:EventSchema,
     batch_size:int=8,     # Pictures at a time
     examples:int=3,       # Answers to show after each evaluation
 ):
     "A `score` for `finetune`: event F1, phase accuracy and exact match of the decoded answers, in percent of 1"
-    def score(model, processor, dataset) -> dict:
+    def score(model, processor, dataset, task:Task|None=None) -> dict:   # `finetune` gives the task of the whole data set
+        task = task or survey_task(zip(dataset['question'], dataset['answer']), schema).task
         plain = model.get_base_model() if hasattr(model, 'get_base_model') else model   # with LoRA in its layers
-        predictor = Predictor(plain, processor, schema, question=dataset[0]['question'])
+        predictor = Predictor(plain, processor, task.schema, task.question, task.answer_format)
         found = predictor.predict(list(dataset['image']), batch_size=batch_size, bound=None)
         truth = [schema.parse(answer) for answer in dataset['answer']]
         metrics = quick_scores([schema.codes(annotation) for annotation in truth], [schema.codes(prediction.annotation) for prediction in found])
         metrics = {name: value for name, value in metrics.items() if value is not None}
         some = range(0, len(truth), max(1, len(truth) // examples))
-        return metrics | dict(examples=[(schema.render(truth[i], predictor.answer_format), found[i].answer) for i in some][:examples])
+        return metrics | dict(examples=[(task.render(truth[i]), found[i].answer) for i in some][:examples])
     return score
