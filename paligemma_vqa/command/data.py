@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .terminal import Adapter, Json, existing_folder, predictor_of, say, say_json
+from .terminal import Adapter, Json, Seed, existing_folder, predictor_of, say, say_json
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/06_data.ipynb #c5f86f5a
@@ -64,7 +64,7 @@ def card(data: Annotated[Path, typer.Argument(help='Data set folder.')]):
 # %% ../../nbs/9_command/06_data.ipynb #477b3381
 def split(
     data: Annotated[Path, typer.Argument(help='Data set folder.')],
-    seed: Annotated[int, typer.Option('--seed')] = 0,
+    seed: Seed = 0,
     by: Annotated[Optional[str], typer.Option('--by', help="'frames' for a random split of frames, which leaks.", show_default=False)] = None,
     json_: Json = False,
 ):

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from .terminal import Json, say, say_json
+from .terminal import Json, Seed, say, say_json
 
 # %% ../../nbs/9_command/04_start.ipynb #531efdec
 def demo(
     output: Annotated[Path, typer.Option('--output', help='Where everything goes.')] = Path('runs/demo'),
-    seed: Annotated[int, typer.Option('--seed')] = 0,
+    seed: Seed = 0,
     json_: Json = False,
 ):
     "Make a data set, fine-tune the tiny PaliGemma 2 on it, score it before and after, answer a picture, segment a video."
