@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paligemma_vqa.model.adapter import *
+from paligemma_vqa.model.base import *
 from paligemma_vqa.schema import EventSchema, VQAError
 from random_base import make_base
 

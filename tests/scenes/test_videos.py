@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import av
 import cv2
@@ -58,7 +59,7 @@ def test_annotation_agrees_with_segments_and_with_what_is_drawn(seed):
 @given(SEEDS, st.sampled_from(DEMO_SCHEMA.events), st.sampled_from(DEMO_SCHEMA.phases))
 def test_every_event_can_be_seen(seed, event, phase):
     still = plan_still({event: phase}, seed)
-    empty = scenes.replace(still, things=())
+    empty = replace(still, things=())
     difference = np.abs(render_frame(still, 0.5, 128).astype(int) - render_frame(empty, 0.5, 128)).max(-1)
     assert (difference > 30).sum() > 60   # pixels of 16384
 
