@@ -10,12 +10,12 @@ import lazy_loader
 
 # %% ../../nbs/2_dataset/00_room.ipynb #8046e879
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'records': ['Record', 'load_schema', 'read_records', 'write_records'],
+    'records': ['Record', 'Records', 'each_line', 'load_schema', 'read_records', 'write_records'],
     'splits': ['Splits', 'read_splits', 'split_by_group', 'write_splits', 'find_leaks'],
     'lint': ['Finding', 'fix'],
     'formats': ['import_labels', 'export_labels'],
     'extract': ['extract_frames'],
-    'loading': ['Records', 'load_dataset', 'split_dataset', 'leak_report', 'draw_examples'],
+    'loading': ['load_dataset', 'split_dataset', 'leak_report', 'draw_examples'],
     'balance': ['count_labels', 'draw_balance', 'sampling_weights'],
     'asked': ['add_to_queue', 'read_queue', 'uncertainty', 'surprise'],
 })

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Finding', 'read_split_of', 'class_balance', 'lint', 'fix']
 
-# %% ../../nbs/2_dataset/10_lint.ipynb #cdf70501
+# %% ../../nbs/2_dataset/10_lint.ipynb #8022346d
 import hashlib, json, re, warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..journal import read_journal
 from ..files import write_atomically
+from .lines import LineError
 from .records import LABELS, Record, list_pictures, load_schema, parse_record, read_lines
 from ..schema import ANSWER_PREFIX, EventSchema, VQAError
 
@@ -38,7 +39,7 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.path}:{f'{self.line}:' if self.line else ''} {self.level}: {self.message}. {self.remedy} [{self.code}]"
 
-# %% ../../nbs/2_dataset/10_lint.ipynb #841e1e28
+# %% ../../nbs/2_dataset/10_lint.ipynb #fcb6a259
 @dataclass(frozen=True)
 class _Line:
     number: int
@@ -66,11 +67,9 @@ def _check_lines(path:Path, schema:EventSchema) -> tuple[list[_Line], list[Findi
     def find(number, level, code, message, remedy, fixable=False):
         findings.append(Finding(str(path), number, level, code, message, remedy, fixable))
     for number, text in read_lines(path):
-        try: record = parse_record(text, path, number)
-        except VQAError as error:
-            code = ('outside' if 'leaves the folder' in error.message else 'backslash' if 'backslash' in error.message
-                    else 'torn' if 'torn' in error.message else 'encoding' if 'UTF-8' in error.message else 'record')
-            find(number, 'error', code, error.message, error.remedy, code in ('torn', 'backslash'))
+        try: record = parse_record(text, path, number, is_complete=False)
+        except LineError as error:
+            find(number, 'error', error.code, error.message, error.remedy, error.code in ('torn', 'backslash'))
             continue
         if record.answer not in answers:
             try: answers[record.answer] = schema.parse(record.answer), _mended_answer(record.answer, schema)
@@ -88,10 +87,6 @@ def _check_lines(path:Path, schema:EventSchema) -> tuple[list[_Line], list[Findi
                 what = 'has `answer en` twice' if prefixes > 1 else 'lacks `answer en`' if prefixes == 0 else 'has stray spaces or <image>'
                 find(number, 'error' if prefixes != 1 else 'warning', 'prefix', f'the question {what}', f"Write '{mended[:40]}…'.", True)
             else: find(number, 'warning', 'question', f"the question '{asked[:60]}' is not one of the schema's", 'Ask all pictures the same, or add it to schema.json.')
-        for key, kind in (('time_s', (int, float)), ('frame_index', int)):
-            value = record.extra.get(key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or value < 0):
-                find(number, 'error', 'where', f'"{key}" is {value!r}', 'Write a number from 0 on, or leave the key out.')
         lines.append(_Line(number, record, annotation))
     if not lines and not findings: find(None, 'error', 'empty', 'the file has no records', 'Label some pictures first.')
     return lines, findings

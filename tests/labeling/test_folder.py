@@ -42,7 +42,7 @@ def test_no_path_leaves_the_folder(path):
         inside = os.path.normpath(os.path.join('/data/set', path))
         assert inside.startswith('/data/set/') or inside == '/data/set'
 
-@given(image=st.text('abc_0/', min_size=1, max_size=8), question=st.text(), answer=st.text(), extra=st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5)))
+@given(image=st.text('abc_0/', min_size=1, max_size=8), question=st.text(), answer=st.text(), extra=st.dictionaries(st.text(max_size=5), st.none() | st.integers(-2**63, 2**63 - 1) | st.text(max_size=5)))
 @settings(max_examples=200)
 def test_records_come_back(image, question, answer, extra):
     if check_image_path(image): return
