@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['video']
 
-# %% ../../nbs/9_command/11_video.ipynb #74f1d98a
-import sys
+# %% ../../nbs/9_command/11_video.ipynb #bb9b87a9
+import signal, sys, threading
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
@@ -18,7 +19,7 @@ from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantizatio
                                            say_json)
 from ..schema import VQAError
 
-# %% ../../nbs/9_command/11_video.ipynb #17894713
+# %% ../../nbs/9_command/11_video.ipynb #c7cca764
 def video(
     video_path: Annotated[Optional[Path], typer.Option('--video-path', help='A video file or a folder of videos.', show_default=False)] = None,
     lora_path: Adapter = None,
@@ -60,12 +61,12 @@ def video(
         if result.metrics: say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
         if to_label: say(f"{len(asked['asked'])} frames are waiting for labels in {to_label}")
 
-# %% ../../nbs/9_command/11_video.ipynb #5e935c5b
+# %% ../../nbs/9_command/11_video.ipynb #7be5aa54
 def _pictures_in(folder:Path) -> bool:
     from paligemma_vqa.inference.predictor import PICTURES
     return any(path.suffix.lower() in PICTURES for path in folder.iterdir())
 
-# %% ../../nbs/9_command/11_video.ipynb #e0892f64
+# %% ../../nbs/9_command/11_video.ipynb #d2904c81
 def _dynamics(schema, data):
     from paligemma_vqa.dataset.records import read_records
     from paligemma_vqa.video.smoothing import Dynamics
@@ -73,7 +74,7 @@ def _dynamics(schema, data):
     splits = read_splits(data)
     return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None or splits.side(record) == 'train'])
 
-# %% ../../nbs/9_command/11_video.ipynb #fe9af938
+# %% ../../nbs/9_command/11_video.ipynb #73c46e2a
 def _many(predictor, folder, output, fps, to_label, budget, json_, options):
     from paligemma_vqa.video.folder import analyze_folder, queue_from_folder
     outcomes = analyze_folder(predictor, folder, output, fps=fps, **options, on_video=lambda outcome, n, count:
@@ -85,19 +86,28 @@ def _many(predictor, folder, output, fps, to_label, budget, json_, options):
     if failed := sum(outcome.status == 'failed' for outcome in outcomes):
         raise VQAError(f'{failed} of {len(outcomes)} videos failed; the others are done', output/'videos.csv', exit_code=1)
 
-# %% ../../nbs/9_command/11_video.ipynb #e787863d
-def _live(predictor, source, fps, latency_budget, alerts, output, json_, **options):
-    import signal, threading
+# %% ../../nbs/9_command/11_video.ipynb #cdddcb68
+def _live(predictor, source, fps, latency_budget, alerts, output, json_, on_alert=(), rules=None, **options):
+    import logging
+    from paligemma_vqa.video.alerts import receiver_of
     from paligemma_vqa.video.live import live
+    from paligemma_vqa.video.rules import read_rules
+    logging.getLogger('paligemma_vqa').setLevel(logging.ERROR)   # what was lost stands in the report
+    receivers = [lambda alert: say(alert.to_json()), *map(receiver_of, on_alert or ())]
+    source = int(source) if source.isdecimal() and not Path(source).exists() else source
+    with _ended_by_signal() as stop:
+        report = live(predictor, source, latency_budget, fps=fps, alerts=alerts, output_dir=output, on_alert=receivers, stop=stop,
+                      rules=read_rules(rules, predictor.schema) if rules else (), **options)
+    if json_: say_json({name: value for name, value in asdict(report).items() if name != 'segments'})
+    else: print(report.table(), f'session                 {report.folder}', sep='\n', file=sys.stderr)
+    if report.exit_code: raise typer.Exit(report.exit_code)
+
+# %% ../../nbs/9_command/11_video.ipynb #4bc81ee5
+@contextmanager
+def _ended_by_signal():
+    "An event that Ctrl-C and SIGTERM set: the watch ends, and the report is still given"
     stop = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: stop.set())   # Ctrl-C ends the watch; the report is still given
-    try:
-        report = live(predictor, int(source) if source.isdecimal() else source, latency_budget, fps=fps, alerts=alerts, output_dir=output,
-                      on_alert=lambda alert: say(alert.to_json()), stop=stop, **options)
-    finally: signal.signal(signal.SIGINT, before)
-    values = {name: value for name, value in asdict(report).items() if name != 'segments'}
-    if json_: say_json(values)
-    else:
-        latency = ', '.join(f'{name} {value:.0f} ms' for name, value in (report.latency_ms or {}).items())
-        print(f'{report.answered} answers in {report.seconds:.0f} s ({report.fps:.1f} a second), {100 * report.dropped_share:.0f} % of frames dropped; {latency}; '
-              f'{len(report.outages)} outages; ended: {report.ended}', file=sys.stderr)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try: yield stop
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)

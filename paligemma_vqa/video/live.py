@@ -16,7 +16,7 @@ import numpy as np
 
 from ..media.reading import Frame
 from ..schema import Segment, VQAError, masked
-from .alerts import Alert, Delivery, EventWatch, FeedWatch, now, print_alert, receiver_of
+from .alerts import Alert, Delivery, EventWatch, FeedWatch, close_all, now, print_alert, receiver_of
 from .receive import Mailbox, Outage, Receiver, Waiting, choose  # noqa: F401, they were here before
 from .rules import Rule, RuleWatch
 from .session import Session
@@ -122,7 +122,7 @@ class Desk:
         self._decide(self._smoother.flush())
         self._keep(self.events.finish())
         self._broken(self.rules.finish(max(time_s, 0.0)))
-        for delivery in self.deliveries: delivery.close()
+        close_all(self.deliveries)
 
 # %% ../../nbs/6_watch/07_live.ipynb #61ea63e2
 class Asking:
