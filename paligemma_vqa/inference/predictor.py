@@ -69,7 +69,7 @@ class Failure:
 
     def to_dict(self) -> dict: return dict(image=self.image, error=self.error)
 
-# %% ../../nbs/4_answer/06_predictor.ipynb #79038c5f
+# %% ../../nbs/4_answer/06_predictor.ipynb #1f1fff52
 # Other tasks that PaliGemma was pre-trained on (arXiv:2407.07726, section 3.2.3); everything else is a question
 _TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S|(answer|question) [a-z]{2} ')
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm')
@@ -161,6 +161,8 @@ class Predictor:
                 found = posterior(session, bound, max_forwards, drafts=drafts, valid_mass=valid_mass)
                 greedy = [one.greedy for one in found]
             latency_ms = (time.perf_counter() - began) * 1e3 / len(pixels)
+        if not np.isfinite([best.log_probability for best in greedy]).all():
+            raise VQAError('the model computes values that are not numbers, so it has no answer', remedy='Try dtype float32; if that does not help, the weights are damaged.', exit_code=1)
         predictions = []
         for image, best, one in zip(images, greedy, found):
             annotation = self.schema.from_codes(self.automaton.codes(best.tokens))

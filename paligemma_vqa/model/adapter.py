@@ -6,7 +6,7 @@
 __all__ = ['VISION_TARGETS', 'INFO_FILE', 'AdapterConfig', 'add_adapter', 'trainable_names', 'describe_trainable', 'versions',
            'AdapterInfo', 'describe_base', 'save_adapter', 'current_key', 'load_lora', 'load_adapter', 'merge_adapter']
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #b1d88317
+# %% ../../nbs/0_ground/12_adapter.ipynb #43d8b5c4
 import importlib.metadata, json, logging, os, re, shutil
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from ..schema import EventSchema, VQAError
 from .base import _quietly, _read_config, base_fingerprint, base_folder, has_soft_capping, load_base
 from .task import Task
+from .weights import check_finite, saving
 
 # %% ../../nbs/0_ground/12_adapter.ipynb #26f37dcc
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ def describe_base(
     return dict(base_model=str(name), base_fingerprint=base_fingerprint(name), image_size=model.config.vision_config.image_size,
                 soft_capping=has_soft_capping(model))
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #f70b196b
+# %% ../../nbs/0_ground/12_adapter.ipynb #26b6701e
 def save_adapter(
     model,             # From `add_adapter`
     folder:str|Path,
@@ -150,9 +151,19 @@ def save_adapter(
 ) -> Path:
     "Write the trained weights and `info` to `folder`"
     folder = Path(folder)
+    check_finite(((name, p) for name, p in model.named_parameters() if p.requires_grad), folder, 'It is not saved; what was there before is kept.')
     partial = folder.with_name(f'{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        with saving(folder):
+            partial.mkdir(parents=True)
+            _write(model, partial, info, processor)
+            if (card := folder / 'README.md').exists(): shutil.copy(card, partial)   # somebody may have corrected it
+            _replace(partial, folder)
+    finally: shutil.rmtree(partial, ignore_errors=True)   # half an adapter, if anything went wrong
+    return folder
+
+def _write(model, partial:Path, info:AdapterInfo, processor) -> None:
     if isinstance(model, PeftModel):
         config = model.peft_config['default']
         path, config.base_model_name_or_path = config.base_model_name_or_path, info.base_model   # PEFT would write this machine's path
@@ -163,9 +174,6 @@ def save_adapter(
         with _quietly(): model.save_pretrained(partial)
         if processor is not None: processor.save_pretrained(partial)
     info.save(partial)
-    if (card := folder / 'README.md').exists(): shutil.copy(card, partial)   # somebody may have corrected it
-    _replace(partial, folder)
-    return folder
 
 def _replace(new:Path, folder:Path) -> None:
     old = folder.with_name(f'{folder.name}.old')
@@ -184,7 +192,7 @@ def current_key(key:str) -> str:
     for pattern, replacement in _RENAMED: key = re.sub(pattern, replacement, key, count=1)
     return key
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #24a8e9ed
+# %% ../../nbs/0_ground/12_adapter.ipynb #5db3edae
 def _old_names(name:str) -> list[str]:
     "What transformers 4 called module `name` (4.52 and later, then earlier), and what it is called now"
     later = name.replace('vision_tower.', 'vision_tower.vision_model.')
@@ -214,6 +222,7 @@ def load_lora(
         tensors = {current_key(key): value for key, value in load_file(folder / 'adapter_model.safetensors').items()}
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder, remedy='Copy it again.') from error
+    check_finite(tensors.items(), folder)
     wanted = _target_modules(model, config)
     stored = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
     if wanted != stored: raise _mismatch(folder, missing=wanted - stored, unexpected=stored - wanted)
@@ -270,7 +279,7 @@ def _adapter_folder(folder:Path) -> Path:
 
 def _on(fact:bool) -> str: return 'on' if fact else 'off'
 
-# %% ../../nbs/0_ground/12_adapter.ipynb #d9648765
+# %% ../../nbs/0_ground/12_adapter.ipynb #32c16626
 def merge_adapter(
     folder:str|Path,            # An adapter, or a run that holds one
     out_folder:str|Path,        # New
@@ -283,9 +292,13 @@ def merge_adapter(
     model, processor, info = load_adapter(folder, base, dtype=dtype, device='cpu', quantization='none')
     partial = out_folder.with_name(f'{out_folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
-    with _quietly(): model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    replace(info, mode='merged').save(partial)
-    if out_folder.exists(): out_folder.rmdir()
-    os.replace(partial, out_folder)
+    check_finite(model.named_parameters(), folder)
+    try:
+        with saving(out_folder):
+            with _quietly(): model.save_pretrained(partial)
+            processor.save_pretrained(partial)
+            replace(info, mode='merged').save(partial)
+            if out_folder.exists(): out_folder.rmdir()
+            os.replace(partial, out_folder)
+    finally: shutil.rmtree(partial, ignore_errors=True)
     return out_folder
