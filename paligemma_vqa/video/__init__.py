@@ -17,5 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'timeline': ['draw_timeline'],
     'overlay': ['annotate_video'],
     'viewer': ['VideoViewer'],
+    'review': ['Doubt', 'write_review'],
+    'live': ['live'],
+    'rules': ['read_rules', 'find_violations'],
     'folder': ['analyze_folder'],
 })
