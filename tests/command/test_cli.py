@@ -1,55 +1,17 @@
 """The command as its users run it: a process, files on disk, one line when the input is wrong."""
-import json, os, shutil, subprocess, sys, time
-from pathlib import Path
+import json, shutil, subprocess, sys, time
 
 import cv2
 import numpy as np
 import pytest
-from sklearn.datasets import load_sample_images
+from terminal import fails, run, run_process
 
 from paligemma_vqa.schema import EventSchema
 
-COMMAND = [sys.executable, '-c', 'from paligemma_vqa.command.cli import main; main()']
-
-
-def run(*arguments, timeout=300):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env=os.environ | dict(HF_HUB_OFFLINE='1'))
-
-
-def fails(*arguments, says, code=2):
-    "The command ends with `code` and one line that contains each of `says`"
-    done = run(*arguments)
-    assert done.returncode == code, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith('Error:')]
-    assert len(errors) == 1 and 'Traceback' not in done.stderr, done.stderr
-    for text in says: assert text in errors[0], errors[0]
-    assert not done.stdout.strip()
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory) -> Path:
-    "A data set made by the package and an adapter trained on it for a few steps, by the command"
-    from paligemma_vqa.scenes.videos import make_dataset
-    folder = tmp_path_factory.mktemp('trained')
-    make_dataset(folder / 'data', videos=8, frame_every=25)
-    done = run('train', '--data', folder / 'data', '--model', 'tiny', '--output', folder / 'run', '--set', 'max_steps=12', '--json')
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)['adapter_dir'] == str(folder / 'run' / 'adapter')
-    return folder
-
-
-@pytest.fixture(scope='module')
-def photographs(tmp_path_factory) -> Path:
-    "Ordinary photographs that the package did not make, and a file that is not a picture"
-    folder = tmp_path_factory.mktemp('photographs')
-    for name, image in zip(('china', 'flower'), load_sample_images().images): cv2.imwrite(str(folder / f'{name}.jpg'), image[..., ::-1])
-    return folder
-
-
 def test_help_is_quick_and_names_every_command():
-    run('--help')   # the first start compiles the modules
+    run_process('--help')   # the first start compiles the modules
     start = time.perf_counter()
-    done = run('--help')
+    done = run_process('--help')
     assert done.returncode == 0
     for name in 'demo label frames lint split train evaluate infer video merge doctor'.split(): assert name in done.stdout
     print(f'--help took {time.perf_counter() - start:.2f} s')
@@ -61,7 +23,7 @@ def test_help_does_not_import_torch():
 
 
 def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
-    done = run('infer', '--image_path', photographs, '--lora_path', trained / 'run' / 'adapter', '--json', '--save_dir', tmp_path / 'kept')
+    done = run_process('infer', '--image_path', photographs, '--lora_path', trained / 'run' / 'adapter', '--json', '--save_dir', tmp_path / 'kept')
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == 2
@@ -69,6 +31,7 @@ def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
     assert (tmp_path / 'kept' / 'china.png').exists()
 
 
+@pytest.mark.slow
 def test_compiled_answers_are_the_same(trained, photographs):
     arguments = ('infer', '--image_path', photographs / 'china.jpg', '--lora_path', trained / 'run' / 'adapter', '--dtype', 'float32', '--json')
     plain, compiled = (run(*arguments, *more) for more in ((), ('--compile',)))
@@ -175,7 +138,7 @@ def test_card_is_ours_until_somebody_edits_it(trained, tmp_path):
 
 
 def test_doctor_as_json():
-    facts = json.loads(run('doctor', '--json').stdout)
+    facts = json.loads(run_process('doctor', '--json').stdout)
     assert facts['torch'] and 'tiny' in facts['bases']
 
 
