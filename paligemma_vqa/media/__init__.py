@@ -10,7 +10,10 @@ import lazy_loader
 
 # %% ../../nbs/0_ground/06_media.ipynb #07ae6053
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'images': ['open_image'],
-    'reading': ['VideoReader', 'read_frames', 'video_info', 'list_videos', 'frame_at'],
+    'images': ['open_image', 'PICTURE_SUFFIXES'],
+    'tracks': ['Clock', 'VideoInfo', 'VIDEO_SUFFIXES'],
+    'decoding': ['Frame', 'Loss'],
+    'folders': ['list_videos', 'look_into', 'is_video', 'is_picture'],
+    'reading': ['VideoReader', 'read_frames', 'video_info', 'frame_at'],
     'writing': ['VideoWriter'],
 })

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from paligemma_vqa.media.writing import VideoWriter
-from paligemma_vqa.media.reading import VideoReader, _Grid, frame_at, list_videos, read_frames, video_info
+from paligemma_vqa.media.decoding import Grid
+from paligemma_vqa.media.reading import VideoReader, frame_at, list_videos, read_frames, video_info
 from paligemma_vqa.schema import VQAError
 
 
@@ -61,7 +62,7 @@ def test_containers(tmp_path, suffix, codec):
 
 def wanted_of(frames, fps):
     "The numbers of the frames that sampling must give"
-    grid = _Grid(fps, 0.0, None)
+    grid = Grid(fps, 0.0, None)
     return [number_in(frame.image) for frame in frames if grid.wants(frame.time_s)]
 
 
@@ -86,7 +87,7 @@ def test_sampling_a_variable_rate_gives_what_decoding_everything_gives(tmp_path,
     for fps in (10, 5, 3, 0.7):
         sampled = list(read_frames(path, fps))
         assert [number_in(frame.image) for frame in sampled] == [frame.index for frame in sampled] == wanted_of(frames, fps)
-    grid = _Grid(5, 4.0, None)
+    grid = Grid(5, 4.0, None)
     wanted = [number_in(frame.image) for frame in frames if grid.wants(frame.time_s)]
     later = list(read_frames(path, 5, start_s=4))
     assert [number_in(frame.image) for frame in later] == [frame.index for frame in later] == wanted
@@ -150,7 +151,7 @@ def test_joined_recordings_whose_clock_starts_again(tmp_path):
 @given(st.lists(st.floats(0.001, 2), min_size=1, max_size=60), st.floats(0.2, 60))
 def test_grid_never_repeats_and_keeps_the_rate(gaps, fps):
     times = np.cumsum(gaps)
-    grid = _Grid(fps, 0.0, None)
+    grid = Grid(fps, 0.0, None)
     chosen = [time_s for time_s in times if grid.wants(time_s)]
     assert chosen == sorted(set(chosen))
     assert len(chosen) <= times[-1] * fps + 2
