@@ -71,7 +71,7 @@ def write(session:LabelingSession,
     name:str,                       # What the store and the undo message call it
     change:Callable[[], None],      # The calls to the store
     source:str='human',
-    status:str='done',              # For the run; '' leaves the statuses alone
+    status:str='',                  # For the run; '' leaves the statuses to what was said
 ) -> bool:                          # Whether anything changed
     "One undoable action on the run, and what to say about it"
     store, run = session.store, session.run
@@ -102,7 +102,7 @@ def annotate(session, annotation_of:Callable[[str], Annotation], name:str, sourc
         for item in reversed(session.run):   # from the back: a label that holds must not reach into the run
             if is_review(session, item): session.store.settle(item, annotation_of(item))
             else: session.store.annotate(item, annotation_of(item), source, hold=hold if item == session.run[-1] else 'item')
-    return write(session, name, change, source)
+    return write(session, name, change, source, 'done')
 
 def set_phase(session, row:int, phase:int):
     "Give the run an event in a phase (1 is the first); 0 says that it is not visible"
@@ -116,7 +116,7 @@ def set_phase(session, row:int, phase:int):
                 session.store.settle(item, kept | ({event: name} if name else {}))
         elif len(run) > 1: session.store.set_range(run[0], run[-1], event, name)
         else: session.store.set(run[0], event, name, hold=session.hold)
-    write(session, f"{event} {name or 'not visible'}", change)
+    write(session, f"{event} {name or 'not visible'}", change, status='done' if any(is_review(session, item) for item in session.run) else '')
 
 def phase(session, phase:int): set_phase(session, session.row, phase)
 
@@ -133,7 +133,7 @@ def finish(session):
 def confirm(session):
     "The label is right as it is shown"
     if session.hold == 'item' or session.queue_name == 'review': annotate(session, session.annotation, 'confirm')   # and stays, whatever is done before it
-    else: write(session, 'confirm', lambda: None)
+    else: write(session, 'confirm', lambda: None, status='done')
     finish(session)
 
 def nothing(session):
@@ -156,10 +156,11 @@ def skip(session):
 
 def flag(session):
     "Mark for a second look, or take the mark away"
-    write(session, 'flag', lambda: None, status='todo' if session.status(session.item) == 'flagged' else 'flagged')
+    flagged = not session.store.is_flagged(session.item)
+    write(session, 'flag' if flagged else 'unflag', lambda: session.store.set_flag(session.run, flagged))
 
 def note(session, text:str):
-    write(session, 'note', lambda: session.store.set_note(session.item, text.strip()), status='')
+    write(session, 'note', lambda: session.store.set_note(session.item, text.strip()))
 
 # %% ../../nbs/1_label/08_commands.ipynb #a8a2a469
 def interval(session):
@@ -178,12 +179,7 @@ def interval(session):
     del session.intervals[event]
     session.anchor = start
     store, run = session.store, session.run
-    after = store.neighbour(run[-1], 1)
-    ends = after and session.status(after) == 'todo' and event not in store.state(after).explicit
-    def change():
-        store.set_range(run[0], run[-1], event, phase)
-        if ends: store.set(after, event, None, hold='todo')
-    try: write(session, f'interval {event} {phase}', change)
+    try: write(session, f'interval {event} {phase}', lambda: store.set_range(run[0], run[-1], event, phase, then_ends=True))
     finally: session.anchor = None
 
 # %% ../../nbs/1_label/08_commands.ipynb #8b70d534

@@ -149,7 +149,7 @@ class LabelingSession:
     # --- what is known about a picture
 
     def status(self, item:str) -> str:
-        "`todo`, `done`, `skipped` or `flagged`"
+        "`todo`, `done` or `skipped`; a flag is a fact of its own, `store.is_flagged`"
         return self.statuses.get(item, 'todo')
 
     def annotation(self, item:str|None=None) -> Annotation:

@@ -5,49 +5,16 @@
 # %% auto #0
 __all__ = ['LabelStore']
 
-# %% ../../nbs/1_label/02_store.ipynb #e7709d08
-import hashlib, json, re, uuid
-from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from functools import wraps
+# %% ../../nbs/1_label/02_store.ipynb #229d76ee
+from collections.abc import Sequence
 from pathlib import Path
-from threading import RLock
 
-from filelock import FileLock, Timeout
+from . import asked, changed, exported, opened, outside
+from ..schema import EventSchema
 
-from ..journal import Journal, read_journal
-from ..files import remove_leftovers, write_atomically
-from ..dataset.records import LABELS, Pictures, Record, load_schema, parse_record, read_lines
-from .ledger import (ENDS, HOLDS, STATUSES, Change, ItemState, Ledger, Span, changes_from,
-                                           choose, inverse, records_of, without_idle)
-from ..schema import Annotation, EventSchema, VQAError
-
-# %% ../../nbs/1_label/02_store.ipynb #569013cf
-def _locked(method):
-    "Widget callbacks come from another thread than the cells, so every call holds the store's lock"
-    @wraps(method)
-    def locked(self, *args, **kwargs):
-        with self._mutex: return method(self, *args, **kwargs)
-    return locked
-
-class _Action:
-    "The changes of one action while it is being put together"
-    def __init__(self, name, source):
-        self.name, self.source, self.change = name, source, None
-        self.items, self.meant, self.affected = {}, {}, set()
-
-    def record(self, item, name, old, new, event=None):
-        changes = self.items.setdefault(item, {})
-        if event is not None: changes, name = changes.setdefault('events', {}), event
-        changes[name] = [changes[name][0] if name in changes else old, new]
-
-def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec='milliseconds')
-
-class LabelStore:
-    "A dataset folder opened for labeling by one annotator"
+# %% ../../nbs/1_label/02_store.ipynb #9e94612f
+class LabelStore(opened.OpenFolder):
+    "A dataset folder opened for labeling by one annotator. `VQAError` when it cannot be, with the remedy"
     def __init__(self,
         folder:str|Path,                    # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
         annotator:str,                      # Whose labels these are; names the journal
@@ -58,476 +25,47 @@ class LabelStore:
         read_only:bool=False,               # Look, and take no lock
         wait_s:float=0,                     # How long to wait for another process that writes as the same annotator
     ):
-        self.folder, self.annotator, self.read_only = Path(folder), annotator, read_only
-        if not self.folder.is_dir(): raise VQAError('no such folder', folder, remedy='Make it and put pictures into images/.')
-        if not re.fullmatch(r'[^\W_][\w. @-]*', annotator):
-            raise VQAError(f"'{annotator}' cannot name a file", remedy='Use letters, digits and single dashes.')
-        self.schema, self.answer_format, self.pictures = schema or load_schema(folder), answer_format, Pictures(folder, spans)
-        self._fingerprint = self.schema.fingerprint  # of every entry; the schema cannot change
-        self.questions = tuple(questions or (self.schema.question_template,))
-        self.notices, self._mutex, self._action = [], RLock(), None
-        self._missing, self._kept = set(), []
-        self._compacted = self._read_compacted()
-        self._ledgers, self._read_to = {annotator: Ledger(self.pictures.place)}, {}
-        self._journal = None if read_only else Journal(self._log(annotator), self._ledger.apply, wait_s)
-        try: self._open()
+        super().__init__(folder, annotator, schema, questions, answer_format, spans, read_only, wait_s)
+        try:
+            opened.look_around(self)
+            if outside.take_outside(self): opened.scan(self)
         except BaseException:
-            if self._journal: self._journal.close()
+            if self.journal: self.journal.close()
             raise
 
-    def _open(self):
-        if self._journal: self.notices += self._journal.notices
-        self.refresh()
-        for ledger in self._ledgers.values():
-            for item, fields in ledger.fields.items():
-                for line in fields.get('lines', ()): self.pictures.learn(item, line['extra'])
-        try: self.pictures.read_frames()
-        except VQAError as error: self.notices.append(str(error))
-        self._take_over_edits()
-        self._scan()
-        used = {name for ledger in self._ledgers.values() for event, phases in ledger.names.items() for name in [event, *phases - {ENDS}]}
-        if unknown := sorted(used - {*self.schema.events, *self.schema.phases}):
-            self.notices.append(f"The journals use names that the schema lacks ({', '.join(unknown)}); labels with them are left out.")
-
-    def _log(self, annotator:str) -> Path: return self.folder/'labels'/f'{annotator}.jsonl'
-
-    @property
-    def _ledger(self) -> Ledger: return self._ledgers[self.annotator]
-
-    @property
-    def closed(self) -> bool: return not self.read_only and self._journal.closed
-
     # The pictures
-
-    def _scan(self):
-        self._missing = self.pictures.scan({item for ledger in self._ledgers.values() for item in ledger.fields})
-        for ledger in self._ledgers.values(): ledger.forget_places()
-
-    # The pictures
-
-    @property
-    def items(self) -> list[str]:
-        "The pictures in order: lone ones by name, then video by video in time"
-        return self.pictures.items
-
-    @property
-    def videos(self) -> dict[str, list[str]]:
-        "The pictures of each video in time order"
-        return self.pictures.videos
-
-    def video(self, item:str) -> str|None:
-        "The video along which spans hold; None for a lone picture"
-        return self.pictures.place(item)[0]
-
+    items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
+    videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
+    def video(self, item:str) -> str|None: return self.pictures.place(item)[0]   # along which spans hold; None for a lone picture
     def info(self, item:str) -> dict: return self.pictures.info(item)
-
     def neighbour(self, item:str, step:int) -> str|None: return self.pictures.neighbour(item, step)
-
     def image_path(self, item:str) -> Path: return self.folder/item
 
     # What the labels are
-
-    @_locked
-    def annotation(self, item:str) -> Annotation:
-        "What holds at a picture"
-        return self._ledger.annotation(item, self.schema)
-
-    @_locked
-    def held(self, item:str) -> Annotation:
-        "What would hold at a picture without the keys of its own"
-        return self._ledger.annotation(item, self.schema, inherited=True)
-
-    @_locked
-    def state(self, item:str) -> ItemState:
-        fields = self._ledger.fields.get(item, {})
-        explicit = {event: phase or None for event, phase in self._ledger.keys.get(item, {}).items()}
-        return ItemState(self.annotation(item), explicit, self.status(item), fields.get('note', ''), fields.get('source'), fields.get('time'))
-
-    @_locked
-    def status(self, item:str) -> str: return self._ledger.status(item)
-
-    @_locked
-    def statuses(self) -> dict[str, str]:
-        "The status of the pictures that are not to do"
-        return {item: status for item, status in self._ledger.statuses.items() if item not in self._missing}
-
-    @_locked
-    def counts(self) -> dict[str, int]:
-        "How many pictures have each status"
-        counts = self._ledger.counts - Counter(self._ledger.status(item) for item in self._missing)
-        return {'todo': len(self.items) - counts.total(), **{status: counts[status] for status in STATUSES[1:]}}
-
-    @_locked
-    def spans(self, video:str) -> list[Span]:
-        "The spans of a video in order of their start, for a timeline"
-        spans, frames, ledger = [], self.videos.get(video, []), self._ledger
-        first = self.pictures.numbers[frames[0]] if frames else 0
-        for event in self.schema.events:
-            keys = [(self._start_of(place, frames, first), ledger.keys[place[-1]][event]) for place in ledger.track(video, event)]
-            open_phase = open_start = None
-            for start, phase in [*keys, (len(frames), ENDS)]:
-                if phase == open_phase: continue
-                if open_phase in self.schema.phases and start > open_start:
-                    spans.append(Span(event, open_phase, frames[open_start], frames[start - 1]))
-                open_phase, open_start = phase, start
-        return sorted(spans, key=lambda span: self.pictures.numbers[span.first])
-
-    def _start_of(self, place, frames, first) -> int:
-        "Where a key begins to hold among a video's frames; one at a picture deleted since begins at the next there is"
-        number = self.pictures.numbers.get(place[-1])
-        return bisect_left(frames, place, key=lambda item: self.pictures.place(item)[1]) if number is None else number - first
-
-    def question(self, item:str|None=None) -> str:
-        "The question as it will be written, the first of several"
-        lines = self._ledger.fields.get(item, {}).get('lines')
-        return lines[0]['question'] if lines else self._questions()[0]
-
-    def _questions(self) -> list[str]:
-        return [self.schema.question(name) if name in self.schema.questions else name for name in self.questions]
-
-    def answer(self, item:str) -> str:
-        "The answer as it will be written"
-        return self.schema.render(self.annotation(item), self.answer_format)
+    annotation, held, state, answer, question, spans = asked.annotation, asked.held, asked.state, asked.answer, asked.question, asked.spans
+    status, statuses, counts, open_events = asked.status, asked.statuses, asked.counts, asked.open_events
+    is_flagged, flagged, settled = asked.is_flagged, asked.flagged, asked.settled
+    annotation_of, done_by, annotators = asked.annotation_of, asked.done_by, property(asked.annotators)
+    refresh, records = opened.refresh, asked.records
 
     # Changing them
+    action, set, set_range, annotate = changed.action, changed.set_event, changed.set_range, changed.annotate
+    nothing, accept, copy_previous, inherit = changed.nothing, changed.accept, changed.copy_previous, changed.inherit
+    set_status, set_flag, set_note, settle = changed.set_status, changed.set_flag, changed.set_note, changed.settle
+    undo, redo = changed.undo, changed.redo
+    can_undo = property(lambda self: bool(self.ledger.undoable))
+    can_redo = property(lambda self: bool(self.ledger.redoable))
 
-    @contextmanager
-    def action(self,
-        name:str,               # What the journal and the undo button call it
-        source:str='human',     # human, model or copied
-    ) -> Iterator[_Action]:
-        "Make all calls inside one atomic change and one step of undo; its `change` is there afterwards"
-        with self._mutex:
-            if self._action:  # a part of the outer action
-                yield self._action
-                return
-            if self.read_only: raise VQAError('the store is open read-only', self._log(self.annotator), remedy='Open it without read_only.')
-            self._action = action = _Action(name, source)
-            try:
-                yield action
-                self._write(action)
-            except BaseException:
-                for item, changes in action.items.items(): self._ledger.change(item, inverse(changes))
-                raise
-            finally: self._action = None
-
-    def _write(self, action):
-        changes = {item: without_idle(action.items[item]) for item in dict.fromkeys([*action.meant, *action.items]) if item in action.items}
-        changes = {item: change for item, change in changes.items() if change}
-        if not changes: return
-        entry = self._append(dict(do=action.name, source=action.source, items=changes))
-        self._ledger.apply(entry)  # a second time: the keys are as they should be already
-        action.change = Change(entry['id'], action.name, tuple(dict.fromkeys([*action.meant, *changes])), action.source, entry['time'],
-                               len(action.affected - action.meant.keys()))
-
-    def _append(self, entry:dict) -> dict:
-        entry = dict(id=uuid.uuid4().hex[:12], time=_now(), annotator=self.annotator, schema=self._fingerprint) | entry
-        if self._journal: self._journal.append(entry)
-        return entry
-
-    def _put(self, item, event, phase, mark=True):
-        "Set, change (`ENDS` ends the event) or remove (None) one key; `mark` unless the label of the picture stays what it was"
-        ledger, action = self._ledger, self._action
-        old = ledger.keys.get(item, {}).get(event)
-        if old != phase:
-            before = ledger.phase(item, event)
-            action.record(item, 'events', old, phase, event)
-            ledger.change(item, {'events': {event: [old, phase]}})
-            if ledger.phase(item, event) != before:
-                action.affected.update(other for other in self._held_after(item, event) if ledger.status(other) == 'done')
-        if mark: self._field(item, 'source', action.source)
-
-    def _field(self, item, name, value):
-        old = self._ledger.statuses.get(item) if name == 'status' else self._ledger.fields.get(item, {}).get(name)
-        if old == value: return
-        self._action.record(item, name, old, value)
-        self._ledger.change(item, {name: [old, value]})
-
-    def _held_after(self, item, event) -> list[str]:
-        "The pictures after this one up to the event's next key"
-        video, place = self.pictures.place(item)
-        if video is None: return []
-        track, frames = self._ledger.track(video, event), self.videos.get(video, [])
-        following = bisect_right(track, place)
-        end = bisect_left(frames, track[following], key=lambda other: self.pictures.place(other)[1]) if following < len(track) else len(frames)
-        return frames[self.pictures.after(place, video):end]
-
-    def _assign(self, item, event, phase, hold):
-        ledger = self._ledger
-        after = self._held_after(item, event)
-        if hold == 'item': stop = after[0] if after else None
-        elif hold == 'todo': stop = next((other for other in after if ledger.status(other) == 'done'), None)
-        else: stop = None
-        if stop and ledger.phase(stop, event) != phase: self._put(stop, event, ledger.phase(stop, event) or ENDS, mark=False)
-        self._put(item, event, phase or ENDS)
-
-    def set(self,
-        item:str,
-        event:str,
-        phase:str|None,       # None: the event is not there
-        hold:str='span',      # 'span': until the next change; 'todo': and not into pictures already done; 'item': here only
-        source:str='human',
-    ) -> Change|None:
-        "From this picture on, `event` is in `phase`; a lone picture stays alone. None when it was so already"
-        self.pictures.check(item)
-        self.schema.check({event: phase} if phase is not None else {event: self.schema.phases[0]})
-        if hold not in HOLDS: raise VQAError(f"no hold '{hold}'", remedy=f"There is {', '.join(HOLDS)}.")
-        with self.action('set', source) as action:
-            action.meant[item] = True
-            if self._ledger.phase(item, event) != phase: self._assign(item, event, phase, hold)
-        return action.change
-
-    def set_range(self,
-        first:str,           # Both ends included, in any order
-        last:str,
-        event:str,
-        phase:str|None,      # None: the event is not there
-        source:str='human',
-    ) -> Change|None:
-        "Give a run of frames one event and phase; what comes after it keeps its label"
-        run = self.pictures.run(first, last)
-        self.schema.check({event: phase} if phase is not None else {event: self.schema.phases[0]})
-        with self.action('set_range', source) as action:
-            action.meant.update(dict.fromkeys(run))
-            ledger, wanted = self._ledger, phase or ENDS
-            if self.video(first) is None:
-                for item in run: self._put(item, event, wanted)
-            else:
-                after, ends = self.neighbour(run[-1], 1), (self.pictures.place(run[0])[1], self.pictures.place(run[-1])[1])
-                if after and event not in ledger.keys.get(after, {}) and ledger.phase(after, event) != phase:
-                    self._put(after, event, ledger.phase(after, event) or ENDS, mark=False)
-                if ledger.phase(run[0], event) != phase: self._put(run[0], event, wanted)
-                for place in [p for p in ledger.track(self.video(first), event) if ends[0] < p <= ends[1]]: self._put(place[-1], event, None)
-        return action.change
-
-    def annotate(self,
-        items:str|Sequence[str],   # One picture or several
-        annotation:Annotation,     # All that is visible there; {} for nothing
-        source:str='human',
-        hold:str='todo',           # As in `set`; the default never changes a picture that is done
-    ) -> Change|None:
-        "Say all that is visible in a picture, with a key for every event"
-        items = [items] if isinstance(items, str) else list(items)
-        annotation = self.schema.check(annotation)
-        if hold not in HOLDS: raise VQAError(f"no hold '{hold}'", remedy=f"There is {', '.join(HOLDS)}.")
-        with self.action('annotate', source) as action:
-            action.meant.update(dict.fromkeys(items))
-            for item in sorted(items, key=self.pictures.order, reverse=True):  # backwards: the keys set already end the look ahead
-                self.pictures.check(item)
-                for event in self.schema.events: self._assign(item, event, annotation.get(event), hold)
-        return action.change
-
-    def nothing(self, item:str) -> Change|None:
-        "Nothing is visible from this picture on"
-        return self.annotate(item, {}, hold='span')
-
-    def accept(self, item:str, annotation:Annotation, source:str='model') -> Change|None:
-        "Take a suggestion over and call the picture done"
-        with self.action('accept', source) as action:
-            self.annotate(item, annotation)
-            self.set_status(item, 'done')
-        return action.change
-
-    def copy_previous(self, item:str) -> Change|None:
-        "Give a picture the annotation of the one before it; None when there is none or it is the same"
-        previous = self.neighbour(item, -1)
-        if previous is None or self.annotation(previous) == self.annotation(item): return None
-        with self.action('copy_previous', 'copied') as action: self.annotate(item, self.annotation(previous))
-        return action.change
-
-    def inherit(self, item:str, event:str|None=None) -> Change|None:
-        "Remove the keys of a picture (or one of them): the frames before it decide again"
-        with self.action('inherit') as action:
-            action.meant[item] = True
-            for name in [event] if event else list(self._ledger.keys.get(item, {})):
-                if name in self._ledger.keys.get(item, {}): self._put(item, name, None)
-        return action.change
-
-    def set_status(self, items:str|Sequence[str], status:str) -> Change|None:
-        "Call one picture or several todo, done, skipped or flagged; labels.jsonl holds those that are done"
-        if status not in STATUSES: raise VQAError(f"no status '{status}'", remedy=f"There is {', '.join(STATUSES)}.")
-        with self.action('set_status') as action:
-            for item in [items] if isinstance(items, str) else items:
-                self.pictures.check(item)
-                action.meant[item] = True
-                self._field(item, 'status', None if status == 'todo' else status)
-        return action.change
-
-    def set_note(self, item:str, text:str) -> Change|None:
-        self.pictures.check(item)
-        with self.action('set_note') as action:
-            action.meant[item] = True
-            self._field(item, 'note', text or None)
-        return action.change
-
-    def settle(self, item:str, annotation:Annotation|None) -> Change|None:
-        "Decide a disagreement: this wins over every annotator's label; None takes it back"
-        self.pictures.check(item)
-        annotation = None if annotation is None else self.schema.check(annotation)
-        with self.action('settle') as action:
-            action.meant[item] = True
-            self._field(item, 'settled', annotation)
-        return action.change
-
-    @property
-    def can_undo(self) -> bool: return bool(self._ledger.undoable)
-
-    @property
-    def can_redo(self) -> bool: return bool(self._ledger.redoable)
-
-    def undo(self) -> Change|None:
-        "Take the last action back by its inverse; None when there is none"
-        return self._repeat('undo', self._ledger.undoable)
-
-    def redo(self) -> Change|None:
-        "Do the action that was undone last again; None when there is none"
-        return self._repeat('redo', self._ledger.redoable)
-
-    @_locked
-    def _repeat(self, name, stack):
-        if self.read_only: raise VQAError('the store is open read-only', self._log(self.annotator), remedy='Open it without read_only.')
-        if self._action: raise VQAError(f'{name} inside an action', remedy='Leave the `with` first.', exit_code=1)
-        if not stack: return None
-        items = {item: inverse(changes) if name == 'undo' else changes for item, changes in stack[-1]['items'].items()}
-        entry = self._append(dict(do=name, of=stack[-1]['id'], source='human', items=items))
-        self._ledger.apply(entry)
-        return Change(entry['id'], name, tuple(items), 'human', entry['time'])
-
-    # Several annotators, and labels.jsonl
-
-    @_locked
-    def refresh(self) -> None:
-        "Read what the other annotators have appended since"
-        for path in self._logs():
-            name = path.stem
-            if name == self.annotator and self._journal: continue
-            start = self._read_to.get(name, 0)
-            if start > path.stat().st_size: start, self._ledgers[name] = 0, Ledger(self.pictures.place)  # rolled back after a failed write
-            ledger = self._ledgers.setdefault(name, Ledger(self.pictures.place))
-            self._read_to[name], damaged = read_journal(path, ledger.apply, start)
-            if damaged: self.notices.append(f'{damaged} damaged lines in {path} were passed over.')
-
-    @property
-    def annotators(self) -> list[str]:
-        "Everybody who has a journal in this folder"
-        return sorted(name for name, ledger in self._ledgers.items() if ledger.fields or name == self.annotator)
-
-    @_locked
-    def annotation_of(self, annotator:str, item:str) -> Annotation|None:
-        "What one annotator's own labels say of a picture that they have done; None for others"
-        ledger = self._ledgers.get(annotator)
-        return ledger.annotation(item, self.schema) if ledger and ledger.status(item) == 'done' else None
-
-    @_locked
-    def done_by(self, annotator:str) -> list[str]:
-        "The pictures that one annotator has labeled and called done; imported labels are nobody's judgement here"
-        ledger = self._ledgers.get(annotator)
-        done = [] if ledger is None else [item for item, status in ledger.statuses.items() if status == 'done']
-        return sorted((item for item in done if ledger.fields[item].get('source') != 'imported'), key=self.pictures.order)
-
-    @_locked
-    def settled(self, item:str) -> Annotation|None:
-        "The latest decision of anybody on a disagreement; None when there is none"
-        decisions = [(f['time'], f['settled']) for f in (ledger.fields.get(item, {}) for ledger in self._ledgers.values()) if 'settled' in f]
-        return max(decisions, key=lambda decision: decision[0])[1] if decisions else None
-
-    @_locked
-    def records(self) -> list[Record]:
-        "The lines of labels.jsonl as they should be now: all pictures that are done, by all annotators"
-        self.refresh()
-        chosen, questions = choose(self._ledgers), self._questions()
-        return [record for item in sorted(chosen, key=self.pictures.order)
-                for record in records_of(item, *chosen[item], self.schema, questions, self.answer_format, self.info(item))]
-
-    @property
-    def unsaved(self) -> bool:
-        "Is labels.jsonl behind? The labels themselves are always on the disk"
-        return self._made_from() != self._compacted.get('made_from', dict(journals={}))
-
-    def _made_from(self) -> dict:
-        journals = {path.stem: path.stat().st_size for path in self._logs()}
-        if not any(journals.values()): return dict(journals={})
-        return dict(journals=journals, questions=self._questions(), answer_format=self.answer_format)
-
-    def _logs(self) -> list[Path]: return sorted((self.folder/'labels').glob('[!.]*.jsonl'))
-
-    @_locked
-    def compact(self) -> Path:
-        "Bring labels.jsonl up to date: one line per picture and question, of everything that is done"
-        if self.read_only: raise VQAError('the store is open read-only', self.folder/LABELS, remedy='Open it without read_only.')
-        path = self.folder/LABELS
-        with self._compaction_lock():
-            if self._take_over_edits(): self._scan()
-            made_from, records = self._made_from(), self.records()
-            written = {(record.image, record.question) for record in records}
-            kept = [record for record in self._kept if (record.image, record.question) not in written]
-            lines = [record.to_json().encode() + b'\n' for record in records + kept]
-            for file in (path, self._compacted_path): remove_leftovers(file)
-            if lines or path.exists():
-                content = b''.join(lines)
-                try:
-                    write_atomically(path, [content])
-                    self._compacted = dict(sha256=hashlib.sha256(content).hexdigest(), made_from=made_from, kept=[record.to_json() for record in kept])
-                    write_atomically(self._compacted_path, [json.dumps(self._compacted).encode()])
-                except OSError as error:
-                    raise VQAError(f'was not updated: {error.strerror}. The labels are safe in {self.folder/"labels"}', path,
-                                   remedy='Free some space and save again.', exit_code=1) from None
-        return path
-
-    @contextmanager
-    def _compaction_lock(self):
-        lock = FileLock(self.folder/'labels/.labels.lock', thread_local=False)
-        try: lock.acquire(timeout=60)
-        except (OSError, Timeout) as error:
-            raise VQAError(f'was not updated ({error}). The labels are safe in {self.folder/"labels"}', self.folder/LABELS,
-                           remedy='Free some space, or wait for the other program, and save again.', exit_code=1) from None
-        try: yield
-        finally: lock.release()
-
-    @property
-    def _compacted_path(self) -> Path: return self.folder/'labels/.compacted'
-
-    def _read_compacted(self) -> dict:
-        try: return json.loads(self._compacted_path.read_bytes())
-        except (OSError, ValueError): return {}
-
-    def _take_over_edits(self) -> bool:
-        """Take lines of labels.jsonl that we did not write into the journal
-
-        A dataset that was labeled elsewhere, or a line mended by hand, is as good as a label made here. A file we wrote
-        ourselves is recognised by its hash; a change in the journal that is newer than the file wins."""
-        path = self.folder/LABELS
-        try: content, changed = path.read_bytes(), path.stat().st_mtime
-        except FileNotFoundError: return False
-        self._compacted = self._read_compacted()  # another annotator may have compacted meanwhile
-        if hashlib.sha256(content).hexdigest() == self._compacted.get('sha256'):
-            self._kept = [parse_record(line) for line in self._compacted['kept']]
-            return False
-        self.refresh()
-        changed = datetime.fromtimestamp(changed, timezone.utc).isoformat(timespec='milliseconds')
-        records = [parse_record(line, path, number) for number, line in read_lines(path)]
-        items, self._kept = changes_from(records, self._ledgers, self._ledger, self.schema, changed)
-        if self._kept: self.notices.append(f'{len(self._kept)} lines of {path} cannot be read under this schema; they stay as they are.')
-        if not items: return False
-        if not self.read_only:
-            backup = self.folder/'labels'/f'labels-{datetime.now():%Y%m%d-%H%M%S}.bak'
-            write_atomically(backup, [content])
-            self.notices.append(f'{len(items)} labels of {path} were made outside and taken over; that file is kept as {backup}.')
-        names = list(items)
-        for start in range(0, len(names), 1000):
-            self._ledger.apply(self._append(dict(do='import', source='imported', items={i: items[i] for i in names[start:start + 1000]})))
-        for record in records:
-            if record.image in items: self.pictures.learn(record.image, record.extra)
-        return True
+    # labels.jsonl
+    compact, unsaved = exported.compact, property(exported.unsaved)
 
     def close(self) -> None:
-        "Bring labels.jsonl up to date and give the journal back; a second time does nothing"
+        "Bring labels.jsonl up to date and give the journal back; a second time does nothing. `VQAError` when it was not written"
         if self.read_only or self.closed: return
-        with self._mutex:
+        with self.mutex:
             try:
                 if self.unsaved: self.compact()
-            finally: self._journal.close()
+            finally: self.journal.close()
 
     def __enter__(self): return self
-
     def __exit__(self, *_): self.close()

@@ -81,7 +81,7 @@ def timeline_html(session:LabelingSession, bins:int=300) -> str:
             start, stop = sorted((places[item], places[session.item]))
             lanes[event].append(block(start, stop + 1, f'border-color:{session.schema.colors[event]}', phase, 'vqa-open'))
     width = min(bins, count)
-    marked = {(places[item] * width // count, status) for item, status in session.statuses.items() if item in places}
+    marked = {(places[item] * width // count, status) for item, status in [*session.statuses.items(), *((item, 'flagged') for item in session.store.flagged())] if item in places}
     marks = ''.join(f'<span class="vqa-{status}" style="left:{100 * i / width:.3f}%;width:{100 / width:.3f}%"></span>' for i, status in sorted(marked))
     known = sorted({-1, width, *(i for i, _ in marked)})   # between two of these nobody has looked: the spans there are only held
     veils = ''.join(f'<div class="vqa-veil" style="left:{100 * (a + 1) / width:.3f}%;width:{100 * (b - a - 1) / width:.3f}%"></div>'
@@ -108,7 +108,7 @@ def filmstrip_html(session:LabelingSession, pictures:Prepared, reach:int=5) -> s
         picture = f'<img draggable="false" src="data:image/jpeg;base64,{base64.b64encode(shown.thumbnail).decode()}">' if shown else ''
         chips = ''.join(f'<b style="background:{color};color:{ink(color)}">{escape(phase)}</b>' for event, color in session.schema.colors.items()
                         if (phase := annotation.get(event)))
-        classes = ' '.join(['vqa-cell', f'vqa-{status}', *(['vqa-current'] if item == session.item else []), *(['vqa-chosen'] if item in run else [])])
+        classes = ' '.join(['vqa-cell', f'vqa-{status}', *['vqa-flagged'] * session.store.is_flagged(item), *(['vqa-current'] if item == session.item else []), *(['vqa-chosen'] if item in run else [])])
         cells.append(f'<div class="{classes}" data-command="go {place}" data-shift-command="select_to {place}" title="{escape(item)}, {status}">'
                      f'{picture}<div class="vqa-chips">{chips}</div></div>')
     return f'<div class="vqa-filmstrip">{"".join(cells)}</div>'
@@ -116,8 +116,9 @@ def filmstrip_html(session:LabelingSession, pictures:Prepared, reach:int=5) -> s
 # %% ../../nbs/1_label/09_view.ipynb #383cf1d7
 def header_html(session:LabelingSession) -> str:
     "Which picture this is, how far we are, and whether everything is saved"
-    store, counts = session.store, {status: 0 for status in ('done', 'skipped', 'flagged')}
+    store, counts = session.store, {status: 0 for status in ('done', 'skipped')}
     for status in session.statuses.values(): counts[status] += 1
+    counts['flagged'] = store.counts()['flagged']
     info, total = store.info(session.item), len(store.items)
     name = [f'<b>{escape(str(info["video"]))}</b> frame {info.get("frame_index")}' if info.get('video') else f'<b>{escape(Path(session.item).name)}</b>',
             clock(info.get('time_s'))]
@@ -164,7 +165,7 @@ def toolbar_html(session:LabelingSession) -> str:
         one('confirm', 'Confirm', 'Right as shown; on to the next', classes='vqa-main'), *model, one('back', 'Previous'), one('forward', 'Next'),
         one('same', 'Same', 'As in the picture before'), one('nothing', 'Nothing', 'No event is visible'),
         one('interval', 'Interval', f'Start or stop an interval of {escape(event)}', classes='vqa-on' * (event in session.intervals)),
-        one('skip', 'Skip'), one('flag', 'Flag', classes='vqa-on' * (session.status(session.item) == 'flagged')),
+        one('skip', 'Skip'), one('flag', 'Flag', classes='vqa-on' * session.store.is_flagged(session.item)),
         one('undo', 'Undo', disabled=not store.can_undo), one('redo', 'Redo', disabled=not store.can_redo),
         one('zoom', 'Zoom', 'The magnifier follows the mouse', classes='vqa-on' * session.is_zoomed), one('unlabeled', 'Unlabeled', 'To the next picture that is not labeled')]) + '</div>'
 

@@ -15,7 +15,7 @@ for number in range(count):
     try:
         match choice.randrange(8):
             case 0: change = store.annotate(item, {'A': choice.choice(store.schema.phases)})
-            case 1: change = store.set_status(item, choice.choice(['done', 'todo', 'flagged']))
+            case 1: change = store.set_flag(item, choice.random() < 0.5) if choice.random() < 0.3 else store.set_status(item, choice.choice(['done', 'todo', 'skipped']))
             case 2: change = store.undo()
             case 3: change = store.redo()
             case 4: change = store.set_note(item, f'note {number} ' + 'long ' * choice.randrange(2000))

@@ -91,8 +91,9 @@ def test_a_damaged_block_in_the_middle_costs_that_line_only(tmp_path):
     lines = (folder/'labels/anna.jsonl').read_bytes().split(b'\n')
     lines[1] = b'\x00' * len(lines[1])
     (folder/'labels/anna.jsonl').write_bytes(b'\n'.join(lines))
+    (folder/'labels/.anna.copy').unlink()
     with LabelStore(folder, 'anna') as store:
-        assert '1 damaged lines' in store.notices[0]
+        assert 'anna.jsonl:2: the line is damaged' in store.notices[0]
         assert store.annotation('images/v_000000.jpg') == {'A': '1'} and store.annotation('images/v_000002.jpg') == {'A': '3'}
 
 # A full disk
@@ -205,4 +206,4 @@ def test_a_deleted_or_replaced_journal_is_noticed(tmp_path):
     (folder/'labels/anna.jsonl').unlink()
     with pytest.raises(VQAError, match='changed or deleted'): store.set(store.items[0], 'A', '2')
     assert store.annotation(store.items[0]) == {'A': '1'}
-    store._journal.close()
+    store.journal.close()

@@ -37,7 +37,10 @@ def press(session, *commands):
     for command in commands: do(session, command)
     return session
 
-def labels(session): return {i: session.annotation(item) for i, item in enumerate(session.sequence) if session.status(item) == 'done'}
+def labels(session):
+    "What was said, by picture"
+    def is_begun(item): return session.status(item) == 'done' or session.store.state(item).said
+    return {i: session.annotation(item) for i, item in enumerate(session.sequence) if is_begun(item)}
 
 
 class Guess:
@@ -133,6 +136,19 @@ def test_intervals_of_several_events_overlap(tmp_path):
     assert labels(session) == expected and session.intervals == {}
     assert session.annotation(session.sequence[9]) == {}
 
+def test_an_interval_says_nothing_about_other_events(tmp_path):
+    "One event after the other: labels.jsonl has a picture only once every event of it was said, or somebody finished it"
+    session = press(make_session(make_folder(tmp_path)), 'go 1', 'set 1 1', 'interval', 'go 6', 'interval', 'go 2', 'unlabeled')
+    session.save()
+    assert session.store.counts()['done'] == 0 and not (tmp_path/'labels.jsonl').exists()
+    assert session.store.open_events(session.sequence[4]) == (A, C, D, E) and session.item == session.sequence[3]
+    for row in 0, 2, 3, 4: press(session, 'unselect', 'go 3', f'select 3 5', f'set {row} {int(row == 2)}')
+    assert [session.status(item) for item in session.sequence[2:7]] == ['todo', 'done', 'done', 'done', 'todo']
+    press(session, 'unselect', 'go 6', 'confirm')
+    session.save()
+    said = {record.image: SCHEMA.parse(record.answer) for record in read_records(tmp_path)}
+    assert said == {item: {B: ONE} | ({C: ONE} if i < 6 else {}) for i, item in enumerate(session.sequence) if 3 <= i <= 6}
+
 def test_an_interval_can_be_drawn_backwards_and_needs_a_phase(tmp_path):
     session = press(make_session(make_folder(tmp_path)), 'go 6', 'event 2', 'interval')
     assert session.intervals == {} and 'phase first' in session.message
@@ -166,10 +182,13 @@ def test_a_stale_key_does_nothing(tmp_path):
     assert labels(session) == {} and 'left out' in session.message
 
 def test_flags_skips_and_notes(tmp_path):
-    session = press(make_session(make_folder(tmp_path, 4)), 'flag', 'forward', 'skip', 'set 0 1', 'unlabeled')
-    assert [session.status(item) for item in session.sequence] == ['flagged', 'skipped', 'done', 'todo']
+    session = press(make_session(make_folder(tmp_path, 4)), 'flag', 'forward', 'skip', 'set 0 1', 'confirm')
+    assert [session.status(item) for item in session.sequence] == ['todo', 'skipped', 'done', 'todo']
+    assert [session.store.is_flagged(item) for item in session.sequence] == [True, False, False, False]
     note(session, '  blurred  ')
-    press(session, 'first', 'flag', 'confirm')
+    press(session, 'first', 'confirm', 'first', 'flag', 'flag', 'skip', 'first', 'confirm')   # neither takes the other away
+    assert session.store.is_flagged(session.sequence[0]) and session.status(session.sequence[0]) == 'done'
+    press(session, 'first', 'flag')
     assert session.statuses == {item: session.store.status(item) for item in session.sequence[:3]}
     session.close()
     assert [record.image for record in read_records(tmp_path)] == [f'images/v_{i:06d}.jpg' for i in (0, 2)]
@@ -183,7 +202,7 @@ def test_many_phases_and_foreign_names(tmp_path):
     assert session.annotation() == {}
 
 def test_questions_and_formats(tmp_path):
-    session = press(make_session(make_folder(tmp_path, 3)), 'set 0 1', 'ask 1', f'answer_in {list(SCHEMA.answer_formats).index("json")}')
+    session = press(make_session(make_folder(tmp_path, 3)), 'set 0 1', 'confirm', 'first', 'ask 1', f'answer_in {list(SCHEMA.answer_formats).index("json")}')
     ask_own(session, 'Is {events} there, and when of {phases}?')
     session.close()
     records = read_records(tmp_path)
@@ -234,7 +253,8 @@ def test_whatever_is_pressed_a_restart_finds_the_same_and_undo_leads_back(tmp_pa
     again = make_session(folder)
     assert labels(again) == found and again.statuses == statuses
     path = folder/'labels.jsonl'
-    assert [json.loads(line)['image'] for line in path.read_text().splitlines()] == [again.sequence[i] for i in found] if path.exists() else not found
+    finished = [item for item in again.sequence if again.status(item) == 'done']
+    assert [json.loads(line)['image'] for line in path.read_text().splitlines()] == finished if path.exists() else not finished
     while again.store.can_undo: press(again, 'undo')
     assert labels(again) == {} and again.statuses == {}
     again.close()

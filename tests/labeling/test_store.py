@@ -29,6 +29,8 @@ class PlainModel:
         self.keys = {(item, event): None for item in items for event in SCHEMA.events}   # None: no key, '': ends, phase
         self.status = {item: 'todo' for item in items}
         self.note = {item: '' for item in items}
+        self.said = {item: frozenset() for item in items}
+        self.flags = frozenset()
 
     def run_of(self, item): return next((frames for frames in self.videos.values() if item in frames), [item])
 
@@ -50,12 +52,19 @@ class PlainModel:
         after = list(self.until_next_key(item, event))
         stop = None
         if hold == 'item': stop = after[0] if after else None
-        if hold == 'todo': stop = next((frame for frame in after if self.status[frame] == 'done'), None)
+        if hold == 'todo': stop = next((frame for frame in after if self.is_said(frame, event)), None)
         if stop and self.phase(stop, event) != phase: self.keys[stop, event] = self.phase(stop, event) or ''
         self.keys[item, event] = phase or ''
 
-    def snapshot(self): return copy.deepcopy((self.keys, self.status, self.note))
-    def restore(self, snapshot): self.keys, self.status, self.note = copy.deepcopy(snapshot)
+    def is_said(self, item, event): return self.status[item] == 'done' or event in self.said[item]
+
+    def say(self, item, *events):
+        new = {event for event in events if not self.is_said(item, event)}
+        self.said[item] |= new
+        if new and self.status[item] == 'todo' and self.said[item] == set(SCHEMA.events): self.status[item] = 'done'
+
+    def snapshot(self): return copy.deepcopy((self.keys, self.status, self.note, self.said, self.flags))
+    def restore(self, snapshot): self.keys, self.status, self.note, self.said, self.flags = copy.deepcopy(snapshot)
     def labels(self): return {item: {e: p for e in SCHEMA.events if (p := self.phase(item, e))} for item in self.items}
 
 class StoreMachine(RuleBasedStateMachine):
@@ -86,15 +95,17 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(item=items, event=events, phase=phases, hold=holds)
     def set(self, item, event, phase, hold):
         item, before, labels = self.model.items[item], self.model.snapshot(), self.model.labels()
+        said = {(i, e) for i in labels for e in SCHEMA.events if self.model.is_said(i, e)}
         if self.model.phase(item, event) != phase: self.model.assign(item, event, phase, hold)
+        self.model.say(item, event)
         change = self.store.set(item, event, phase, hold=hold)
         self.done(change, before)
         if change:
             now = self.model.labels()
-            changed = {i for i in labels if labels[i] != now[i] and self.model.status[i] == 'done'} - set(change.items)
+            changed = {i for i in labels if any(labels[i].get(e) != now[i].get(e) and (i, e) in said for e in SCHEMA.events)} - set(change.items)
             assert change.affected == len(changed)
             if hold == 'todo': assert not changed
-            if hold == 'item': assert {i for i in labels if labels[i] != now[i]} == {item}
+            if hold == 'item': assert {i for i in labels if labels[i] != now[i]} <= {item}
 
     @rule(first=items, last=items, event=events, phase=phases)
     def set_range(self, first, last, event, phase):
@@ -114,6 +125,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.keys[after[0], event] = self.model.phase(after[0], event) or ''
             if self.model.phase(run[0], event) != phase: self.model.keys[run[0], event] = phase or ''
             for item in run[1:]: self.model.keys[item, event] = None
+        for item in run: self.model.say(item, event)
         change = self.store.set_range(first, last, event, phase)
         now = self.model.labels()
         assert all(now[item].get(event) == phase for item in run)
@@ -127,6 +139,7 @@ class StoreMachine(RuleBasedStateMachine):
         before = self.model.snapshot()
         for item in sorted(chosen, reverse=True):
             for event in SCHEMA.events: self.model.assign(self.model.items[item], event, annotation.get(event), hold)
+            self.model.say(self.model.items[item], *SCHEMA.events)
         change = self.store.annotate([self.model.items[item] for item in chosen], annotation, hold=hold)
         self.done(change, before)
 
@@ -134,6 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
     def accept(self, item, annotation):
         item, before = self.model.items[item], self.model.snapshot()
         for event in SCHEMA.events: self.model.assign(item, event, annotation.get(event), 'todo')
+        self.model.say(item, *SCHEMA.events)
         self.model.status[item] = 'done'
         self.done(self.store.accept(item, annotation), before)
 
@@ -141,6 +155,7 @@ class StoreMachine(RuleBasedStateMachine):
     def inherit(self, item):
         item, before = self.model.items[item], self.model.snapshot()
         for event in SCHEMA.events: self.model.keys[item, event] = None
+        self.model.said[item] = frozenset()
         self.done(self.store.inherit(item), before)
 
     @rule(item=items, status=st.sampled_from(STATUSES))
@@ -148,6 +163,12 @@ class StoreMachine(RuleBasedStateMachine):
         item, before = self.model.items[item], self.model.snapshot()
         self.model.status[item] = status
         self.done(self.store.set_status(item, status), before)
+
+    @rule(item=items, flagged=st.booleans())
+    def set_flag(self, item, flagged):
+        item, before = self.model.items[item], self.model.snapshot()
+        self.model.flags = self.model.flags | {item} if flagged else self.model.flags - {item}
+        self.done(self.store.set_flag(item, flagged), before)
 
     @rule(item=items, note=st.text(max_size=20).filter(lambda text: text.isprintable()))
     def set_note(self, item, note):
@@ -178,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def crash(self):
         "Without closing, and with half a line at the end"
-        self.store._journal.close()
+        self.store.journal.close()
         with open(self.root/'labels/anna.jsonl', 'ab') as file: file.write(b'{"id": "tor')
         self.store = LabelStore(self.root, 'anna')
         assert 'torn' in self.store.notices[0]
@@ -196,7 +217,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert {item: self.store.annotation(item) for item in self.model.items} == labels
         assert {item: self.store.status(item) for item in self.model.items} == self.model.status
         assert {item: self.store.state(item).note for item in self.model.items} == self.model.note
-        assert self.store.counts() == {status: list(self.model.status.values()).count(status) for status in STATUSES}
+        assert self.store.counts() == {status: list(self.model.status.values()).count(status) for status in STATUSES} | {'flagged': len(self.model.flags)}
+        assert {item: set(self.store.state(item).said) for item in self.model.items} == self.model.said
+        assert set(self.store.flagged()) == self.model.flags
+        for item in self.model.items: assert self.store.open_events(item) == tuple(e for e in SCHEMA.events if not self.model.is_said(item, e))
         assert self.store.can_undo == bool(self.undo_states) and self.store.can_redo == bool(self.redo_states)
         for video, frames in self.store.videos.items():   # the timeline says the same
             painted = {item: {} for item in frames}
