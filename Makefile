@@ -19,7 +19,7 @@ test-all: test
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lab: .venv/ready
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs/index.ipynb
 
 # After changing a notebook: write the modules and the README, and clean the notebooks.
 export: .venv/ready
