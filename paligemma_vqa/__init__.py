@@ -58,7 +58,7 @@ FORMER = {   # Module of before: where its names are now
     'segment_metrics': 'evaluation.segments',
     'session': 'labeling.session',
     'smoothing': 'video.smoothing',
-    'splits': 'dataset.splits',
+    'splits': 'dataset.splits dataset.leaks dataset.looks dataset.balance',
     'store': 'labeling.store',
     'timeline': 'display video.timeline video.exports',
     'trees': 'inference.trees',

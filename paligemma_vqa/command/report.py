@@ -29,7 +29,8 @@ from ..dataset.records import load_schema
 from ..schema import EventSchema, Segment, VQAError
 from ..evaluation.segments import relaxed_accuracy, segment_metrics, segment_metrics_by_video
 from ..video.smoothing import Dynamics, smooth, to_segments
-from ..dataset.splits import find_leaks, read_splits
+from ..dataset.leaks import find_leaks
+from ..dataset.splits import read_splits
 
 # %% ../../nbs/9_command/01_report.ipynb #bb0e4c81
 def truth_of(

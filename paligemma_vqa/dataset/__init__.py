@@ -11,7 +11,8 @@ import lazy_loader
 # %% ../../nbs/2_dataset/00_room.ipynb #8046e879
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'records': ['Record', 'Records', 'each_line', 'load_schema', 'read_records', 'write_records'],
-    'splits': ['Splits', 'read_splits', 'split_by_group', 'write_splits', 'find_leaks'],
+    'splits': ['Splits', 'read_splits', 'split_by_group', 'fold_splits', 'write_splits'],
+    'leaks': ['find_leaks'],
     'lint': ['Finding', 'fix'],
     'formats': ['import_labels', 'export_labels'],
     'extract': ['extract_frames'],

@@ -6,7 +6,6 @@
 __all__ = ['UNSPLIT', 'NOTHING', 'SIZES', 'Contents', 'count_contents', 'card_head', 'card_text', 'write_card']
 
 # %% ../../nbs/1_label/11_card.ipynb #3f4bcdf2
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from itertools import combinations
 from pathlib import Path
 
 from .agreement import Agreement, agreement
-from ..dataset.records import LABELS, Record, load_schema, parse_record, read_lines
-from ..dataset.lint import Finding, lint, read_split_of
+from ..dataset.records import LABELS, Record, each_line, group_of, load_schema
+from ..dataset.lint import Finding, lint
+from ..dataset.splits import WAYS, Splits, read_splits
 from ..schema import EventSchema, VQAError
 from .store import LabelStore
 from ..cards import CARD, put_card
@@ -38,7 +38,7 @@ class Contents:
 def count_contents(
     records:Iterable[Record],
     schema:EventSchema,
-    side_of:dict[str, str],                  # Group to side, as `read_split_of` gives it
+    splits:Splits|None,                      # None: not split
 ) -> Contents:
     "Go through the records once"
     number, seen, groups, answers, kinds = 0, {}, {}, {}, {}
@@ -46,8 +46,8 @@ def count_contents(
     events, annotators, sources = {}, Counter(), Counter()
     for record in records:
         number += 1
-        group = record.video or record.image
-        side = side_of.get(group) or side_of.get(record.image) or UNSPLIT
+        group = group_of(record)
+        side = (splits.side(record) if splits else None) or UNSPLIT
         seen.setdefault(side, set()).add(record.image)
         groups.setdefault(side, set()).add(group)
         for counter, key in ((annotators, 'annotator'), (sources, 'source')):
@@ -121,7 +121,7 @@ def card_text(
     videos, pictures = sum(contents.videos.values()), sum(contents.pictures.values())
     parts = [f'# {name}', f'{_many(pictures, "picture")} of {_many(videos, "video")}, {_many(contents.records, "record")}. '
              f'Each says which of the events {", ".join(schema.events)} are visible and in which of the phases {", ".join(schema.phases)}.',
-             '```python\nfrom paligemma_vqa.data import load_dataset\nload_dataset("path/of/this/folder")    # train, validation and test, with pictures\n```',
+             '```python\nfrom paligemma_vqa.dataset import load_dataset\nload_dataset("path/of/this/folder")    # train, validation and test, with pictures\n```',
              '## What is in it', 'Records that show each event in each phase:',
              _table(['event', *schema.phases, 'together'], ([event, *row.values(), sum(row.values())] for event, row in contents.phases.items()))]
     parts += [_table(['split', 'videos', 'pictures', *schema.events, NOTHING],
@@ -135,9 +135,8 @@ def card_text(
     parts.append('## How it was split')
     if split:
         shares = ', '.join(f'{side} {share:.0%}' for side, share in split.get('ratios', {}).items())
-        how = {'record': 'By the video that each record names', 'file name': "By the video in each file's name", 'near-duplicates': 'By groups of pictures that look alike, since no video is known',
-               'frames': '**By single frames, at random: neighbours of training frames are in the test, and its figures are too good**'}.get(split.get('by'), 'By groups')
-        parts.append(f'{how}; seed {split.get("seed", 0)}' + (f', wanted shares {shares}' if shares else '') + f', fingerprint `{split.get("fingerprint", "none")}`. `splits.json` says which group is where.')
+        how = WAYS[split['by']].capitalize() + (f". **{caution}** Made with" if (caution := Splits({}, split['by']).caution) else ';')
+        parts.append(f'{how} seed {split.get("seed", 0)}' + (f', wanted shares {shares}' if shares else '') + f', fingerprint `{split.get("fingerprint", "none")}`. `splits.json` says which group is where.')
     else: parts.append('Not yet: `paligemma-vqa split` does it by video.')
     parts += ['## Checks', _findings(findings), _USE]
     return '\n\n'.join(parts)
@@ -160,15 +159,11 @@ def write_card(
     "Write `README.md` beside `labels.jsonl`, or bring the one that we wrote up to date"
     folder = Path(folder)
     name, schema = name or folder.resolve().name, load_schema(folder)
-    contents = count_contents(_readable(folder/LABELS), schema, read_split_of(folder))
-    split = json.loads((folder/'splits.json').read_text(encoding='utf-8')) if (folder/'splits.json').exists() else {}
+    splits = read_splits(folder)
+    records = (line.record for line in each_line(folder, on_error=lambda error: None, is_complete=False))   # lint names the rest
+    contents, split = count_contents(records, schema, splits), splits.to_dict() if splits else {}
     body = card_text(name, contents, schema, split, lint(folder) if findings is None else findings, _agreements(folder))
     return put_card(folder/CARD, card_head(name, contents), body, 'paligemma-vqa card')
-
-def _readable(path:Path) -> Iterable[Record]:
-    for number, line in read_lines(path):
-        try: yield parse_record(line, path, number)
-        except VQAError: pass
 
 def _agreements(folder:Path) -> list[Agreement]:
     "Between all pairs of annotators who labeled the same pictures"

@@ -18,7 +18,8 @@ from paligemma_vqa.training.augment import Augmentation
 from paligemma_vqa.media.images import open_image
 from paligemma_vqa.model.pixels import processor_image_size
 from paligemma_vqa.schema import EventSchema, VQAError
-from paligemma_vqa.dataset.splits import fold_splits, perceptual_hash, read_splits
+from paligemma_vqa.dataset.looks import perceptual_hash
+from paligemma_vqa.dataset.splits import fold_splits, read_splits
 
 SCHEMA = EventSchema()
 RANDOM = np.random.default_rng(0)
@@ -235,7 +236,7 @@ FOLDERS = {
     'ratios negative': (lambda d: split_dataset(folder_with(d, ''), ratios=dict(train=2, test=-1)), 'the ratios'),
     'split by moon': (lambda d: split_dataset(folder_with(d, ''), by='moon'), "cannot split by 'moon'"),
     'too many folds': (lambda d: fold_splits(Records(folder_with(d, '')), 3), '1 groups cannot make 3 folds'),
-    'looks of a broken picture': (lambda d: perceptual_hash(write(d, a__png=encoded('PNG')[:90])/'a.png'), 'a.png: the picture cannot be read'),
+    'looks of a broken picture': (lambda d: perceptual_hash(write(d, a__png=encoded('PNG')[:90])/'a.png'), 'a.png: the picture is broken'),
     'looks of no picture': (lambda d: perceptual_hash(d/'a.png'), 'there is no such picture'),
     'parquet broken': (lambda d: load_dataset(write(d/'p', a__parquet=b'PAR1xxxxPAR1')/'a.parquet'), 'the Parquet files cannot be read'),
     'no such hub dataset': (lambda d: load_dataset('nobody/nothing'), 'cannot be fetched'),

@@ -8,10 +8,13 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from PIL import Image
 
 from paligemma_vqa.dataset.loading import leak_report, load_dataset, split_dataset
+from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.model.prompt import format_prompt
 from paligemma_vqa.dataset.records import Record, write_records
 from paligemma_vqa.schema import EventSchema
-from paligemma_vqa.dataset.splits import (PICTURES, RATIOS, Splits, assign_groups, count_groups, fold_splits, read_splits, split_by_group, write_splits)
+from paligemma_vqa.dataset.balance import PICTURES
+from paligemma_vqa.dataset.blocks import moment
+from paligemma_vqa.dataset.splits import (RATIOS, Splits, assign_groups, count_groups, fold_splits, read_splits, split_by_group, write_splits)
 
 SCHEMA = EventSchema()
 QUESTION = SCHEMA.question()
@@ -38,7 +41,7 @@ def split(records, **options):
 
 
 @quick
-@given(datasets_of_videos(), st.integers(0, 5))
+@given(datasets_of_videos(min_videos=3), st.integers(0, 5))
 def test_every_record_has_one_side_and_every_video_too(records, seed):
     splits = split(records, seed=seed)
     groups = [group for side in splits.splits.values() for group in side]
@@ -56,7 +59,7 @@ def test_order_of_records_does_not_matter(records, random):
 
 
 @quick
-@given(datasets_of_videos(), datasets_of_videos(), st.integers(0, 3))
+@given(datasets_of_videos(min_videos=3), datasets_of_videos(), st.integers(0, 3))
 def test_appending_moves_nothing(old, new, seed):
     before = split(old, seed=seed)
     after = split([*old, *new], previous=before)
@@ -78,9 +81,54 @@ def test_few_videos(number, sizes):
     records = [Record(f'images/{"abc"[v]}_{f}.png', QUESTION, SCHEMA.render({}), {'video': 'abc'[v]}) for v in range(number) for f in range(4)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        splits = split_by_group(records, SCHEMA)
+        splits = split_by_group(records, SCHEMA, by='video')
     assert tuple(len(splits.splits[side]) for side in RATIOS) == sizes
     assert [w.category for w in caught] == [UserWarning] * (number < 3)
+
+
+@st.composite
+def timed_videos(draw):
+    "One or two videos with times, as dense or as sparse as anybody labels"
+    records = []
+    for video in ('a', 'b')[:draw(st.integers(1, 2))]:
+        times = np.cumsum(draw(st.lists(st.sampled_from((0.04, 0.5, 1.0, 2.0, 30.0, 300.0)), min_size=8, max_size=60))).round(3)
+        records += [Record(f'images/{video}_{i}.png', QUESTION, SCHEMA.render(draw(annotations)), dict(video=video, time_s=float(t)))
+                    for i, t in enumerate(times)]
+    return records
+
+
+@quick
+@given(timed_videos(), timed_videos(), st.integers(0, 3))
+def test_blocks_of_time_keep_their_distance(records, more, seed):
+    splits = split(records, seed=seed)
+    assert splits.by == 'time blocks' and splits.caution and splits.splits['train']
+    def check(splits, records):
+        placed = [(r.video, moment(r), splits.side(r)) for r in records if splits.side(r)]
+        for video, time, side in placed:
+            assert all(abs(time - other) >= splits.gap_s - 1e-6 for v, other, s in placed if v == video and s != side)
+        left_out = [r for r in records if splits.group(r) is None]
+        assert not splits.gap_s or all(r.video in splits.blocks for r in left_out)
+    check(splits, records)
+    # Labeled later, and read from the disk: what has a side keeps it, and the distance holds.
+    after = split([*records, *more], previous=splits)
+    assert after.sides.items() >= splits.sides.items()
+    check(after, [*records, *more])
+
+
+def test_one_video_gives_three_sides(tmp_path):
+    records = [Record(f'images/op_{i:06d}.png', QUESTION, SCHEMA.render({'A': '1234'[i // 9]} if i % 3 else {}), dict(video='op', time_s=float(i))) for i in range(34)]
+    (tmp_path/'images').mkdir()
+    for i, record in enumerate(records): scene(i, size=(32, 24)).save(tmp_path/record.image)
+    write_records(tmp_path, records)
+    with pytest.warns(UserWarning, match=r'1 video is split into blocks of time, 1.65 s apart \(\d+ of 34 pictures lie between'): data = load_dataset(tmp_path)
+    assert all(len(rows) > 2 for rows in data.values()) and len(data['train']) > 12
+    assert data['train'][0]['video'].startswith('op 0–')
+    write_splits(tmp_path, read_splits(tmp_path))
+    with pytest.warns(UserWarning, match='figures are too good'): assert split_dataset(tmp_path) == read_splits(tmp_path)
+    report = leak_report(tmp_path)
+    assert report.groups == ('op',) and not report.is_clean and report.caution in str(report)
+    finding, = [f for f in lint(tmp_path) if f.code == 'videos']
+    assert 'figures too good' in finding.message and '3 videos' in finding.message and '12' in finding.message
 
 
 @quick
@@ -186,9 +234,11 @@ def test_one_name_for_all_goes_by_looks_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="named after one video, 'merge'"): splits = split_dataset(tmp_path)
     assert splits.by == 'near-duplicates' and all(splits.splits[side] for side in RATIOS)
     assert {side: len(rows) for side, rows in load_dataset(tmp_path).items()} == Counter(splits.side(r) for r in records)
-    # Named in the records it is one video, and there is nothing to test on.
+    # Named in the records it is one video without times but with frame numbers, and is split in blocks of time.
     write_records(tmp_path, [Record(r.image, QUESTION, r.answer, {'video': 'merge'}) for r in records])
-    with pytest.warns(UserWarning, match='There is one video'): one = split_dataset(tmp_path, anew=True)
+    with pytest.warns(UserWarning, match='1 video is split into blocks of time'): one = split_dataset(tmp_path, anew=True)
+    assert one.by == 'time blocks' and all(one.splits[side] for side in RATIOS)
+    with pytest.warns(UserWarning, match='nothing is left for validation and test. Label another video'): one = split_dataset(tmp_path, anew=True, by='video')
     assert one.splits == {'train': ('merge',), 'validation': (), 'test': ()}
     with pytest.warns(UserWarning): assert [len(rows) for rows in load_dataset(tmp_path).values()] == [12, 0, 0]
 

@@ -12,7 +12,8 @@ from paligemma_vqa.dataset.loading import split_dataset
 from paligemma_vqa.cards import CARD, is_our_card
 from paligemma_vqa.labeling.card import card_head, count_contents, write_card
 from paligemma_vqa.dataset.records import LABELS, Record, read_records, write_records
-from paligemma_vqa.dataset.lint import lint, read_split_of
+from paligemma_vqa.dataset.lint import lint
+from paligemma_vqa.dataset.splits import read_splits
 from paligemma_vqa.schema import EventSchema
 from paligemma_vqa.labeling.store import LabelStore
 
@@ -137,8 +138,8 @@ def test_pictures_without_a_video_are_on_the_side_of_their_likeness(tmp_path):
     names = [f'images/{place}{shot}.png' for place in 'abcdefgh' for shot in 'xy']
     for i, name in enumerate(names): picture(i // 2).save(tmp_path/name)
     write_records(tmp_path, [Record(name, QUESTION, SCHEMA.render({})) for name in names])
-    splits, sides = split_dataset(tmp_path), read_split_of(tmp_path)
-    assert splits.near_duplicates and all(sides[r.image] == splits.side(r) for r in read_records(tmp_path))
+    splits = split_dataset(tmp_path)
+    assert splits.near_duplicates and read_splits(tmp_path) == splits and all(splits.side(r) for r in read_records(tmp_path))
     text = write_card(tmp_path).read_text()
     assert 'not split' not in text and 'pictures that look alike' in text
     assert not [finding for finding in lint(tmp_path) if finding.code == 'leak']
@@ -153,7 +154,7 @@ def test_a_folder_that_cannot_be_written(folder):
 
 
 def test_size_and_mixed_columns():
-    contents = count_contents([Record('a_1.png', QUESTION, 'x', dict(odd=1)), Record('a_2.png', QUESTION, 'x', dict(odd='1'))], SCHEMA, {})
+    contents = count_contents([Record('a_1.png', QUESTION, 'x', dict(odd=1)), Record('a_2.png', QUESTION, 'x', dict(odd='1'))], SCHEMA, None)
     assert contents.columns is None and 'dataset_info' not in card_head('x', contents)
     for number, size in ((0, 'n<1K'), (999, 'n<1K'), (1000, '1K<n<10K'), (99_999, '10K<n<100K'), (10**6, '1M<n<10M'), (10**9, '100M<n<1B')):
         assert card_head('x', contents.__class__(**{**contents.__dict__, 'records': number}))['size_categories'] == [size]
