@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Posterior', 'posterior']
 
-# %% ../../nbs/4_answer/04_posterior.ipynb #d8ee052d
+# %% ../../nbs/4_answer/04_posterior.ipynb #1a26b088
 import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 import numpy as np
 import torch
-from .greedy import Decoded, decode, draft, guess_rates, guessed_weight
+from .greedy import Decoded, Walk, draft, guess_rates, guessed_weight
 from .trees import TreeSession
 
-# %% ../../nbs/4_answer/04_posterior.ipynb #3d56385b
+# %% ../../nbs/4_answer/04_posterior.ipynb #c07ee73e
 @dataclass(frozen=True)
 class Posterior:
     "The distribution over the answers to one picture"
@@ -77,14 +77,14 @@ class _Search:
     @property
     def unexplained(self) -> float: return float(np.exp([lp for lp, *_ in self.frontier]).sum()) if self.frontier else 0.
 
-# %% ../../nbs/4_answer/04_posterior.ipynb #dca9f621
-def _plan(search:_Search, goal:float, most:int) -> None:
+# %% ../../nbs/4_answer/04_posterior.ipynb #988372e1
+def _plan(search:_Search, goal:float, most:int, may_exceed:bool) -> None:
     "Queue up to `most` nodes for the next pass: those that are met until, by the guess, no more than `goal` is left"
     session, row = search.session, search.row
     frontier = [(np.exp(lp), node, token) for lp, node, token, _ in search.frontier]
     before = len(session.states[row])
     draft(session, row, frontier, min(most, session.room(row)), guess_rates(session, row, search.boundaries), goal)
-    if len(session.states[row]) == before:      # a long name fits into no pass alone: several passes then
+    if len(session.states[row]) == before and may_exceed:   # a long name fits into no pass alone: several passes then
         _, node, token = max(frontier)
         child = session.child(row, node, token)
         session.follow(row, session.automaton.forced(session.states[row][child])[0], child)
@@ -102,42 +102,24 @@ def _rest(search:_Search, most:int=200) -> np.ndarray:
             total = total + np.exp(lp) * weight * one
     return total / total.sum(-1, keepdims=True)
 
-# %% ../../nbs/4_answer/04_posterior.ipynb #705f9df7
-def posterior(
-    session:TreeSession,
-    bound:float=1e-3,        # Stop when this little probability is unexplained
-    max_forwards:int=30,     # Or after this many passes; `unexplained` then says what is missing
-    max_tokens:int=256,      # Most tokens to draft per picture and pass
-    drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass, as in `decode`
-    valid_mass:bool=False,   # Also find how much probability unconstrained text puts on valid answers: one more pass, with the whole vocabulary
-) -> list[Posterior]:
-    "The distribution over all valid answers to each picture, exact but for at most `bound`"
-    automaton, schema = session.automaton, session.automaton.schema
-    if not session.forwards:
-        for row in range(session.rows):
-            for tokens in (drafts[row] if drafts else ()): session.follow(row, tokens[len(session.intro):], most=session.room(row))
-            _draft_items(session, row)
-        session.run()
-    searches = [_Search(session, row) for row in range(session.rows)]
-    while session.forwards < max_forwards:
-        for search in searches:
-            if search.unexplained > bound: _plan(search, bound / 4, max_tokens)
-        if not session.is_waiting: break
-        session.run()
-        for search in searches: search.advance()
-    greedy = decode(session, width=0)      # nearly always without another pass
-    results = []
-    for search in searches: search.advance()
-    masses = _valid_mass(searches) if valid_mass else [None] * len(searches)
-    for search, best, mass in zip(searches, greedy, masses):
-        answers = tuple(sorted(search.answers, key=lambda answer: -answer[1]))
-        codes = tuple(automaton.codes(tokens) for tokens, _ in answers)
-        lower = np.zeros((len(schema.events), len(schema.phases) + 1))
-        for said, (_, lp) in zip(codes, answers): lower[range(len(said)), said] += np.exp(lp)
-        rest = search.unexplained
-        probabilities = lower + rest * _rest(search) if rest else lower
-        results.append(Posterior(answers, codes, rest, lower, probabilities / probabilities.sum(-1, keepdims=True), best, mass))
-    return results
+# %% ../../nbs/4_answer/04_posterior.ipynb #fe9e922b
+def _room(session:TreeSession, walks:Sequence[Walk], budget:float|None, most:int) -> int:
+    "How many nodes per picture the next pass may hold besides what greedy answers need"
+    if budget is None: return most
+    written = max(len(walk.answer.tokens if walk.answer else walk.tokens) for walk in walks)
+    left = int(budget * session.cost_of_generate(written) - session.spent - session.step_cost)
+    slots = session.passes.slots
+    return min(most, left) if left >= (slots or 8) else 0     # fewer than eight explain next to nothing
+
+def _begin(session:TreeSession, drafts, budget:float|None) -> None:
+    "The first pass: picture and question, the answers that are expected, and all that may come first"
+    for row in range(session.rows):
+        expected = drafts[row] if drafts else ()
+        room = session.room(row)
+        if budget is not None and expected: room = min(room, int(budget * session.cost_of_generate(len(expected[0]))))
+        for tokens in expected: session.follow(row, tokens[len(session.intro):], most=min(room - session.waiting(row), session.room(row)))
+        _draft_items(session, row)
+    session.run()
 
 def _draft_items(session, row):
     "Queue all items that may come first, up to where the last decision about them is taken, as far as there is room"
@@ -150,6 +132,42 @@ def _draft_items(session, row):
             if (node, token) not in session.children[row] and session.room(row) < 1: return
             waiting.append(session.child(row, node, token))
 
+# %% ../../nbs/4_answer/04_posterior.ipynb #2bca0802
+def posterior(
+    session:TreeSession,
+    bound:float=1e-3,        # Stop when this little probability is unexplained
+    max_forwards:int=30,     # Or after this many passes; `unexplained` then says what is missing
+    max_tokens:int=256,      # Most tokens to draft per picture and pass
+    drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass, as in `decode`
+    valid_mass:bool=False,   # Also find how much probability unconstrained text puts on valid answers: one more pass, with the whole vocabulary
+    budget:float|None=None,  # Or when as much is spent as this many times what `generate` spends on the answer; None: no limit
+) -> list[Posterior]:
+    "The distribution over all valid answers to each picture, exact but for at most `unexplained`; `VQAError` when scores are not numbers"
+    if not session.forwards: _begin(session, drafts, budget)
+    searches, walks = ([kind(session, row) for row in range(session.rows)] for kind in (_Search, Walk))
+    while True:
+        is_whole = all([walk.advance() for walk in walks])
+        for search in searches: search.advance()
+        room = _room(session, walks, budget, max_tokens) if session.forwards < max_forwards else 0
+        for search, walk in zip(searches, walks):
+            if walk.answer is None: walk.ask()
+            if room > 0 and search.unexplained > bound: _plan(search, bound / 4, room, budget is None)
+        if is_whole and not session.is_waiting: break
+        session.run()
+    masses = _valid_mass(searches) if valid_mass else [None] * session.rows
+    return [_summed_up(search, walk.answer, mass) for search, walk, mass in zip(searches, walks, masses)]
+
+def _summed_up(search:_Search, greedy:Decoded, mass:float|None) -> Posterior:
+    automaton, schema = search.automaton, search.automaton.schema
+    answers = tuple(sorted(search.answers, key=lambda answer: -answer[1]))
+    codes = tuple(automaton.codes(tokens) for tokens, _ in answers)
+    lower = np.zeros((len(schema.events), len(schema.phases) + 1))
+    for said, (_, lp) in zip(codes, answers): lower[range(len(said)), said] += np.exp(lp)
+    rest = search.unexplained
+    probabilities = lower + rest * _rest(search) if rest else lower
+    return Posterior(answers, codes, rest, lower, probabilities / probabilities.sum(-1, keepdims=True), greedy, mass)
+
+# %% ../../nbs/4_answer/04_posterior.ipynb #6015f228
 def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
     """The probability that unconstrained sampling writes a valid answer, counted over answers of at least `least`.
 

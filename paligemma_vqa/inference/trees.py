@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Passes', 'TreeSession']
 
-# %% ../../nbs/4_answer/02_trees.ipynb #a532ba5e
+# %% ../../nbs/4_answer/02_trees.ipynb #c4d5aa99
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
-import sys
+import sys, time
 import numpy as np
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
@@ -16,7 +16,7 @@ from transformers import DynamicCache
 from .automaton import AnswerAutomaton
 from ..schema import VQAError
 
-# %% ../../nbs/4_answer/02_trees.ipynb #aff80e8b
+# %% ../../nbs/4_answer/02_trees.ipynb #8bc6c264
 def _mask(attention, sees, dtype):
     "What may be seen, [B, queries, columns], in the form that an attention implementation wants"
     if attention == 'flex_attention':
@@ -46,6 +46,9 @@ class Passes:
         self._head = self.model.get_output_embeddings().weight[torch.tensor(candidates, device=self.device)].float()   # [C, D]
         self._soft_cap = self.model.config.get_text_config().final_logit_softcapping
         self._dtype = self.model.get_input_embeddings().weight.dtype
+        # A pass over one token reads all weights, as one over many does: it costs as much as the arithmetic of so many tokens.
+        # Measured on a CPU: 17 to 77 with PaliGemma 2 3B. On a GPU starting the kernels takes longer than the arithmetic of 256.
+        self.step_tokens = 16 if self.device.type == 'cpu' else 256
         self.batch = 0              # counts the batches begun
 
     def begin(self,
@@ -140,7 +143,15 @@ class Passes:
         weight = self.model.get_output_embeddings().weight
         return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy() for some in hidden.split(64)])
 
-# %% ../../nbs/4_answer/02_trees.ipynb #6793385d
+# %% ../../nbs/4_answer/02_trees.ipynb #fadb9e2a
+def _check_finite(hidden, logits, nodes, before):
+    "Raise `VQAError` unless all that was asked for, `before` and `nodes` columns of each row, are numbers"
+    asked = torch.arange(hidden.shape[1] - before) < torch.tensor(nodes)[:, None]                    # padding may be anything
+    asked = torch.cat([torch.ones(len(nodes), before, dtype=torch.bool), asked], 1).to(hidden.device)
+    if not bool((hidden.isfinite().all(-1) & logits.isfinite().all(-1))[asked].all()):
+        raise VQAError('the scores of the model are not numbers (NaN or infinite), so it has no answer',
+                       remedy='Its weights are damaged, or too large for this precision: train again, or load it in float32.')
+
 class TreeSession:
     "The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end of the forced beginning"
     def __init__(self,
@@ -159,6 +170,7 @@ class TreeSession:
         self._seen = [[()] for _ in range(self.rows)]          # per row and node: the places of its ancestors and itself among all nodes run
         self._queue = [[] for _ in range(self.rows)]           # per row: (node, parent, token) that the next pass will run
         self.forwards, self.tokens_run, self._places = 0, 0, 0
+        self.widths, self.seconds = [], []                     # per pass: nodes of a picture, and how long it took
         self._column_of = {token: i for i, token in enumerate(automaton.candidates)}
         self.passes.begin(inputs, self.intro)
         self._batch = self.passes.batch
@@ -184,6 +196,10 @@ class TreeSession:
             node = self.child(row, node, token)
         return node
 
+    def waiting(self, row:int) -> int:
+        "How many nodes are queued"
+        return len(self._queue[row])
+
     def room(self, row:int) -> int:
         "How many nodes the next pass can take besides those that are queued"
         slots = self.passes.slots if self.forwards else self.passes.first_slots
@@ -195,6 +211,25 @@ class TreeSession:
         if len(tokens) == 1: return {tokens[0]: 0.}
         scores = self.logits[row][node][[self._column_of[t] for t in tokens]]
         return dict(zip(tokens, (scores - np.logaddexp.reduce(scores)).tolist()))
+
+    @property
+    def step_cost(self) -> float:
+        "What one more pass costs each picture before it holds a token, in tokens' worth of arithmetic"
+        return self.passes.step_tokens / self.rows
+
+    @property
+    def spent(self) -> float:
+        "What was spent on each picture beyond reading it and the question, in tokens' worth of arithmetic"
+        return len(self.intro) + sum(self.widths) + self.step_cost * max(0, self.forwards - 1)
+
+    def cost_of_generate(self, tokens:int) -> float:
+        "What plain `generate` spends on each picture to write that many tokens, in the same unit: a pass for each but the first"
+        return (tokens - 1) * (1 + self.step_cost)
+
+    @property
+    def cost(self) -> float:
+        "Seconds of all passes in units of the first, which reads picture and question"
+        return sum(self.seconds) / self.seconds[0] if self.seconds else 0.
 
     @property
     def is_waiting(self) -> bool: return any(self._queue)
@@ -218,11 +253,14 @@ class TreeSession:
                 places = self._seen[row][node] = self._seen[row][parent] + (self._places + i,)
                 tokens[row, i], depths[row, i] = token, len(places)
                 seen += [(row, i, place) for place in places]
-        self._places += width
+        self._places, began = self._places + width, time.perf_counter()
         sees = torch.zeros(self.rows, width, self._places, dtype=torch.bool)
         if seen: sees[tuple(torch.tensor(seen).T)] = True
         hidden, logits = self.passes.run(tokens, depths, sees)
+        _check_finite(hidden, logits, [len(nodes) for nodes in now], hidden.shape[1] - width)
         logits = logits.cpu().double().numpy()
+        self.widths.append(width)
+        self.seconds.append(time.perf_counter() - began)
         self.forwards += 1
         self.tokens_run = self.rows * self.passes.columns
         if is_first:
