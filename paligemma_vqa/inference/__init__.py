@@ -10,7 +10,7 @@ import lazy_loader
 
 # %% ../../nbs/4_answer/00_room.ipynb #6bb47dd3
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'predictor': ['Prediction', 'Failure', 'PICTURES', 'picture_files', 'best_device', 'Predictor',
-                  'show_predictions'],
+    'prediction': ['Prediction', 'Failure', 'show_predictions'],
+    'predictor': ['PICTURES', 'picture_files', 'best_device', 'Predictor'],
     'kept': ['answers_key', 'source_mark', 'is_unchanged'],
 })

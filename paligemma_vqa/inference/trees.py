@@ -149,8 +149,8 @@ def _check_finite(hidden, logits, nodes, before):
     asked = torch.arange(hidden.shape[1] - before) < torch.tensor(nodes)[:, None]                    # padding may be anything
     asked = torch.cat([torch.ones(len(nodes), before, dtype=torch.bool), asked], 1).to(hidden.device)
     if not bool((hidden.isfinite().all(-1) & logits.isfinite().all(-1))[asked].all()):
-        raise VQAError('the scores of the model are not numbers (NaN or infinite), so it has no answer',
-                       remedy='Its weights are damaged, or too large for this precision: train again, or load it in float32.')
+        raise VQAError('the model computes values that are not numbers, so it has no answer', exit_code=1,
+                       remedy='Try dtype float32; if that does not help, the weights are damaged.')
 
 class TreeSession:
     "The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end of the forced beginning"

@@ -32,6 +32,31 @@ def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
 
 
 @pytest.mark.slow
+def test_answers_that_are_kept_are_those_of_this_adapter_and_these_pictures(photographs, tmp_path, capsys):
+    "Two pictures of one name, drawings below the pictures, another schema, a picture replaced"
+    from paligemma_vqa.command.cli import run as command
+    for case, name in (('case1', 'china.jpg'), ('case2', 'flower.jpg')):
+        (tmp_path / case).mkdir()
+        (tmp_path / case / 'f_1.jpg').write_bytes((photographs / name).read_bytes())
+    def infer(model='tiny', *more):
+        code = command(['infer', '--image_path', str(tmp_path), '--model', model, '--save_dir', str(tmp_path / 'out'), '--json', *more])
+        out, err = capsys.readouterr()
+        return code, [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()], err
+    code, first, _ = infer()
+    assert code == 0 and len(first) == 2 and 'valid_mass' not in first[0]
+    assert sorted(path.name for path in (tmp_path / 'out').rglob('f_1.png')) == ['f_1.png'] * 2
+    code, second, err = infer()
+    assert second == first and '2 of 2 pictures were answered before' in err
+    code, third, err = infer('tiny', '--valid-mass')
+    assert len(third) == 2 and 0 < third[0]['valid_mass'] < 1 and 'they are now in' in err
+    (tmp_path / 'case1' / 'f_1.jpg').write_bytes((photographs / 'flower.jpg').read_bytes())
+    code, fourth, err = infer()
+    assert '1 of 2' in err and [one['answer'] for one in fourth] == [first[1]['answer']] * 2 and first[0]['answer'] != first[1]['answer']
+    assert command(['infer', '--image_path', str(tmp_path / 'case1'), '--model', 'tiny', '--save_dir', str(tmp_path / 'case1')]) == 2
+    assert 'over the pictures' in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_compiled_answers_are_the_same(trained, photographs):
     arguments = ('infer', '--image_path', photographs / 'china.jpg', '--lora_path', trained / 'run' / 'adapter', '--dtype', 'float32', '--json')
     plain, compiled = (run(*arguments, *more) for more in ((), ('--compile',)))

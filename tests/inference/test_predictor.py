@@ -1,6 +1,7 @@
 """The Predictor: whatever a picture comes as, the same answer; broken pictures, interruptions, adapters, formats."""
 import io
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,7 +53,7 @@ def same(ones, others):
 
 
 def test_every_kind_of_input_gives_the_same(predictor, pictures, folder):
-    expected = [predictor.predict(p)[0] for p in pictures]
+    expected = [predictor.predict(p, budget=None)[0] for p in pictures]
     assert np.ptp([p.probabilities for p in expected], axis=0).max() > .02      # pictures that are mixed up would be noticed
     files = picture_files(folder)
     buffers = []
@@ -61,15 +62,15 @@ def test_every_kind_of_input_gives_the_same(predictor, pictures, folder):
         Image.fromarray(pixels).save(buffers[-1], 'PNG')
     for images in (pictures, tuple(pictures), iter(pictures), (p for p in pictures), [Image.fromarray(p) for p in pictures], files, list(map(str, files)),
                    folder, str(folder), [b.getvalue() for b in buffers]):
-        same(predictor.predict(images, batch_size=4), expected)
-    same(predictor.predict(np.stack([pictures[0]] * 2)), [expected[0]] * 2)
-    for batch_size in (1, 2, 9, 50): same(predictor.predict(pictures, batch_size=batch_size), expected)
-    same(list(predictor.stream(pictures)), expected)
+        same(predictor.predict(images, batch_size=4, budget=None), expected)
+    same(predictor.predict(np.stack([pictures[0]] * 2), budget=None), [expected[0]] * 2)
+    for batch_size in (1, 2, 9, 50): same(predictor.predict(pictures, batch_size=batch_size, budget=None), expected)
+    same(list(predictor.stream(pictures, budget=None)), expected)
     assert predictor.predict([]) == []
 
 
 def test_a_prediction_is_consistent(predictor, pictures):
-    for p in predictor.predict(pictures, bound=1e-6, valid_mass=True):
+    for p in predictor.predict(pictures, bound=1e-6, valid_mass=True, budget=None):
         assert p.probabilities.shape == (3, 4)
         np.testing.assert_allclose(p.probabilities.sum(-1), 1)
         assert SCHEMA.parse(p.answer) == p.annotation and SCHEMA.render(p.annotation) == p.answer
@@ -129,13 +130,86 @@ def test_an_interrupted_run_goes_on_where_it_stopped(predictor, folder, lost):
     assert list(predictor.predict_folder(folder, out)) == []
 
 
-def test_results_of_another_model_or_schema_are_not_mixed(predictor, base, folder):
+def test_results_of_another_model_or_schema_are_asked_anew_and_the_old_ones_are_moved(predictor, base, folder):
     out = folder / 'out.jsonl'
     list(predictor.predict_folder(folder, out))
     other = Predictor.from_base(base, EventSchema(events=('A', 'B'), phases=('1',)), device='cpu')
-    with pytest.raises(VQAError, match='out.jsonl:1: these results come from another'): list(other.predict_folder(folder, out))
+    assert len(list(other.predict_folder(folder, out))) == 9
+    assert {EventSchema(events=('A', 'B'), phases=('1',)).parse(json.loads(line)['answer']) is not None for line in open(out)} == {True}
+    assert len(list(folder.glob('out.*.jsonl'))) == 1
+    assert list(predictor.predict_folder(folder, out)) == []             # the first model's come back
+    assert len(out.read_text().splitlines()) == 9 and len(list(folder.glob('out.*.jsonl'))) == 1
     out.write_text('hello\n')
     with pytest.raises(VQAError, match='not a line of results'): list(predictor.predict_folder(folder, out))
+
+
+@pytest.mark.parametrize('what', ['weights', 'question', 'format', 'bound'])
+def test_a_result_depends_on_everything_that_makes_it(base, folder, what):
+    out = folder / 'out.jsonl'
+    list(Predictor.from_base(base, SCHEMA, device='cpu').predict_folder(folder, out))
+    again = Predictor.from_base(base, SCHEMA, device='cpu')
+    settings = dict(bound=None) if what == 'bound' else {}
+    if what == 'weights': again.model.model.language_model.layers[1].mlp.down_proj.weight.data[3, 4] += .01      # one of thousands
+    if what in ('question', 'format'):
+        again = Predictor(again.model, again.processor, SCHEMA, *dict(question=('answer en What?', None), format=(None, 'list'))[what])
+    assert len(list(again.predict_folder(folder, out, **settings))) == 9
+    assert list(again.predict_folder(folder, out, **settings)) == []
+
+
+@pytest.mark.parametrize('same_date', [False, True])
+def test_a_picture_that_was_replaced_is_asked_anew(predictor, folder, pictures, same_date):
+    out, path = folder / 'out.jsonl', folder / '3.png'
+    list(predictor.predict_folder(folder, out))
+    before = path.stat()
+    (folder / '3.png').write_bytes((folder / '5.png').read_bytes())
+    if same_date: os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    [anew] = predictor.predict_folder(folder, out)
+    same([anew], predictor.predict(pictures[5]))
+    os.utime(path, (1, 1))                                               # touched, and the same
+    assert list(predictor.predict_folder(folder, out)) == []
+    assert sorted(json.loads(line)['image'] for line in open(out)) == [f'{i}.png' for i in range(9)]
+
+
+def test_a_picture_that_fails_stands_in_the_results_once_and_is_tried_each_time(predictor, folder, pictures):
+    (folder / '4.png').write_bytes(b'not a picture')
+    for _ in range(3):
+        results = list(predictor.predict_folder(folder, folder / 'out.jsonl'))
+        assert isinstance(results[-1 if len(results) == 1 else 4], Failure)
+    assert len((folder / 'out.jsonl').read_text().splitlines()) == 9
+    Image.fromarray(pictures[4]).save(folder / '4.png')
+    assert [isinstance(result, Failure) for result in predictor.predict_folder(folder, folder / 'out.jsonl')] == [False]
+
+
+@pytest.mark.parametrize('broken', ['language_model.layers.0.mlp.up_proj.weight', 'vision_tower.encoder.layers.0.mlp.fc1.weight'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_scores_that_are_no_numbers_are_no_answer(base, pictures, broken, value):
+    model = Predictor.from_base(base, SCHEMA, device='cpu')
+    names = [name for name, _ in model.model.named_parameters()]
+    [name] = [name for name in names if name.replace('.vision_model', '').endswith(broken)]
+    model.model.get_parameter(name).data[0, 0] = value
+    for call in (lambda: model.predict(pictures), lambda: model.predict(pictures, bound=None), lambda: list(model.stream(pictures)),
+                 lambda: model.generate(pictures[0], 'caption en', 3)):
+        with pytest.raises(VQAError, match='not numbers'): call()
+
+
+def test_probabilities_stay_within_what_generate_would_cost(predictor, pictures):
+    "By count of passes and tokens, which is the same each time; the answer is finished whatever is left"
+    from paligemma_vqa.inference.posterior import posterior
+    from paligemma_vqa.inference.trees import TreeSession
+    exact, were_stopped = predictor.predict(pictures, bound=None), 0
+    for rows in (1, 8):
+        for pixels in predictor._prepare(pictures[:8]).split(rows):
+            inputs = dict(input_ids=predictor._prefix.expand(len(pixels), -1), pixel_values=pixels)
+            free, kept = (TreeSession(predictor.model, predictor.automaton, inputs) for _ in range(2))
+            all_of_it, found = posterior(free, 1e-9), posterior(kept, 1e-9, budget=1)
+            allowed = kept.cost_of_generate(max(len(one.greedy.tokens) for one in found))
+            assert kept.spent <= allowed
+            were_stopped += free.spent > allowed
+            for one, other in zip(found, all_of_it):
+                assert one.greedy.tokens == other.greedy.tokens
+                assert (abs(one.probabilities - other.probabilities) <= one.unexplained + 1e-5).all()
+    assert were_stopped
+    for found, expected in zip(predictor.predict(pictures, budget=0, batch_size=3), exact): assert found.answer == expected.answer and found.unexplained > 0
 
 
 def test_a_still_video_costs_one_pass_a_frame(predictor, pictures):
