@@ -151,7 +151,8 @@ def posterior(
         room = _room(session, walks, budget, max_tokens) if session.forwards < max_forwards else 0
         for search, walk in zip(searches, walks):
             if walk.answer is None: walk.ask()
-            if room > 0 and search.unexplained > bound: _plan(search, bound / 4, room, budget is None)
+            left = room if budget is None else room - session.waiting(search.row)
+            if left > 0 and search.unexplained > bound: _plan(search, bound / 4, left, budget is None)
         if is_whole and not session.is_waiting: break
         session.run()
     masses = _valid_mass(searches) if valid_mass else [None] * session.rows
