@@ -18,7 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'overlay': ['annotate_video'],
     'viewer': ['VideoViewer'],
     'review': ['Doubt', 'write_review'],
-    'live': ['live'],
     'rules': ['read_rules', 'find_violations'],
+    'numbers': ['write_numbers'],
+    'clips': ['cut_clips'],
     'folder': ['analyze_folder'],
 })
