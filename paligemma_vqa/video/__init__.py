@@ -19,7 +19,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'viewer': ['VideoViewer'],
     'review': ['Doubt', 'write_review'],
     'rules': ['read_rules', 'find_violations'],
-    'numbers': ['write_numbers'],
-    'clips': ['cut_clips'],
     'folder': ['analyze_folder'],
 })

@@ -79,7 +79,8 @@ class Session:
         for file in self._files.values(): file.close()
         segments = list(read_session(self.folder, self.schema))
         try:
-            write_segments(self.folder, segments, self.schema, self.source, report.get('seconds'))
+            write_segments(self.folder, segments, self.schema, self.source, report.get('seconds'),
+                           started_at=self.began)
             write_atomically(self.folder / 'report.json', [json.dumps(dict(report), ensure_ascii=False, indent=1, default=str).encode()])
         except OSError as error: self.failed = f'the report could not be written: {error.strerror or error}'
 
