@@ -1,12 +1,12 @@
 """Labels from other tools, in the shapes that these tools really export"""
-import csv, json
+import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from paligemma_vqa.dataset.formats.exchange import SUFFIXES
 from paligemma_vqa.dataset.formats import WRITERS, export_labels, guess_format, import_labels
 from paligemma_vqa.dataset.records import Record, read_records, write_records
 from paligemma_vqa.schema import EventSchema, VQAError
@@ -55,13 +55,13 @@ def test_label_studio_export(folder):
         ls_task(4, 'https://example.org/x/case_000030.jpg?token=1', ls_annotation(ls_choice('bleeding', 'early'), was_cancelled=True)),
         ls_task(5, '/data/upload/3/1f0a9b2d-case_000040.jpg'),
         ls_task(6, '/data/upload/3/9f0a9b2d-polyp.png', ls_annotation(ls_choice('smoke', 'early'), when='2025-01-01T00:00:00Z'),
-                ls_annotation(ls_choice('smoke', 'late'), when='2025-02-01T00:00:00Z', completed_by={'id': 7, 'email': 'anna@example.org'})),
+                ls_annotation(ls_choice('smoke', 'late'), when='2025-02-01T00:00:00Z')),
         ls_task(7, '/data/upload/3/00000000-nowhere.jpg', ls_annotation(ls_choice('smoke', 'late')))])
-    imported = import_labels(path, folder)
+    imported = import_labels(path, folder, empty='nothing')
     assert answers(imported) == {'polyp.png': {'smoke': 'late'}, 'case_000000.jpg': {'bleeding': 'early', '出血': 'late'}, 'case_000010.jpg': {},
                                  'case_000020.jpg': {'bleeding': 'late', 'smoke': '3'}}
     assert imported.missing == ['/data/upload/3/00000000-nowhere.jpg']
-    assert imported.records[0].extra['annotator'] == 'anna@example.org'
+    assert imported.records[0].extra['annotator'] == '1'
     assert imported.records[1].time_s == 0.0 and imported.records[1].extra['source'] == 'label-studio'
     assert read_records(folder, SCHEMA, check_images=True) == imported.records
 
@@ -76,7 +76,7 @@ def test_label_studio_timeline(folder):
                                           'to_name': 'video', 'type': 'timelinelabels', 'origin': 'manual'}
     task = ls_task(1, 'x', ls_annotation(interval('bleeding early', (1, 21), (71, 80)), interval('smoke late', (21, 41))))
     task['data'] = {'video': '/data/upload/3/1f0a9b2c-case.mp4'}
-    found = answers(import_labels(save(folder, [task]), folder))
+    found = answers(import_labels(save(folder, [task]), folder, empty='nothing'))
     assert len(found) == 10
     assert [n for n, a in found.items() if 'bleeding' in a] == ['case_000000.jpg', 'case_000010.jpg', 'case_000020.jpg', 'case_000070.jpg']
     assert [n for n, a in found.items() if 'smoke' in a] == ['case_000020.jpg', 'case_000030.jpg', 'case_000040.jpg']
@@ -102,8 +102,8 @@ def test_cvat_images(folder):
     <image id="2" name="polyp.png" width="32" height="24"><box label="出血" source="manual" occluded="0" xtl="1" ytl="2" xbr="3" ybr="4" z_order="0">
       <attribute name="sure">yes</attribute><attribute name="stage">3</attribute></box></image>'''
     path = save(folder, cvat(body, outer='<project><tasks><task>', close='</task></tasks></project>'), 'annotations.xml')
-    assert answers(import_labels(path, folder)) == {'polyp.png': {'出血': '3'}, 'case_000000.jpg': {'bleeding': 'late', 'smoke': 'early'}, 'case_000010.jpg': {}}
-    assert len(import_labels(path, folder, empty='skip', write=False).records) == 2
+    assert answers(import_labels(path, folder, empty='nothing')) == {'polyp.png': {'出血': '3'}, 'case_000000.jpg': {'bleeding': 'late', 'smoke': 'early'}, 'case_000010.jpg': {}}
+    assert len(import_labels(path, folder, write=False).records) == 2
 
 def test_cvat_video(folder):
     def box(frame, phase, outside=0, keyframe=1): return (f'<box frame="{frame}" keyframe="{keyframe}" outside="{outside}" occluded="0" xtl="1.00" ytl="2.00" xbr="9.00" '
@@ -111,7 +111,7 @@ def test_cvat_video(folder):
     body = (f'<track id="0" label="bleeding" source="manual">{box(0, "early")}{box(1, "early", keyframe=0)}{box(10, "late")}{box(30, "late", 1)}{box(60, "3")}{box(61, "3", 1)}</track>'
             f'<track id="1" label="smoke" source="manual">{box(45, "early")}</track>')
     path = save(folder, cvat(body, 'interpolation', source='<source>case.mp4</source>'), 'annotations.xml')
-    found = answers(import_labels(path, folder))
+    found = answers(import_labels(path, folder, empty='nothing'))
     assert [found[f'case_{frame:06d}.jpg'].get('bleeding') for frame in range(0, 100, 10)] == ['early', 'late', 'late', None, None, None, '3', None, None, None]
     assert [found[f'case_{frame:06d}.jpg'].get('smoke') for frame in range(0, 100, 10)] == [None] * 5 + ['early'] * 5
 
@@ -131,11 +131,11 @@ def test_coco(folder):
         'annotations': [{'id': 1, 'image_id': 1, 'category_id': 1, 'segmentation': [], 'area': 12.0, 'bbox': [1, 2, 3, 4], 'iscrowd': 0, 'attributes': {'occluded': False, 'phase': 'early'}},
                         {'id': 2, 'image_id': 1, 'category_id': 2}, {'id': 3, 'image_id': 1, 'category_id': 7}]})
     assert guess_format(path) == 'coco'
-    assert answers(import_labels(path, folder)) == {'case_000000.jpg': {'bleeding': 'early', 'smoke': 'late', '出血': '3'}, 'polyp.png': {}}
+    assert answers(import_labels(path, folder, empty='nothing')) == {'case_000000.jpg': {'bleeding': 'early', 'smoke': 'late', '出血': '3'}, 'polyp.png': {}}
 
 @pytest.mark.parametrize('text', [
     'image,bleeding,smoke\npolyp.png,early,\ncase_000010.jpg,,late\n',
-    '\ufeffimage;Bleeding;Smoke;comment\r\npolyp.png;early;;"a;b"\r\ncase_000010.jpg;;late;\r\n',
+    '\ufeffimage;Bleeding;Smoke;Comment\r\npolyp.png;early;;"a;b"\r\ncase_000010.jpg;;late;\r\n',
     'image\tevent\tphase\npolyp.png\tbleeding\tearly\ncase_000010.jpg\tsmoke\tlate\n',
     'image,answer\npolyp.png,bleeding: early\ncase_000010.jpg,"Based on the image, I can see smoke in the late phase, and no other events are visible."\n'])
 def test_tables(folder, text):
@@ -143,19 +143,19 @@ def test_tables(folder, text):
 
 def test_intervals(folder):
     path = save(folder, 'video,event,phase,start_s,end_s\ncase.mp4,bleeding,early,0.4,1.2\ncase.mp4,bleeding,late,1.2,2\n', 'boris.csv')
-    found = answers(import_labels(path, folder))
+    found = answers(import_labels(path, folder, empty='nothing'))
     assert [found[f'case_{frame:06d}.jpg'].get('bleeding') for frame in range(0, 100, 10)] == [None, 'early', 'early', 'late', 'late', None, None, None, None, None]
 
 def test_mapping(folder):
     path = save(folder, 'image,event,phase\npolyp.png,blood,1\npolyp.png,blurred,\n', 'labels.csv')
     with pytest.raises(VQAError, match=r"labels.csv:2: the label 'blood' with phase '1' is not in the schema"): import_labels(path, folder)
-    assert answers(import_labels(path, folder, mapping={'blood/1': ('bleeding', 'early'), 'blurred': None})) == {'polyp.png': {'bleeding': 'early'}}
+    assert answers(import_labels(path, folder, mapping={'blood/1': ('bleeding', 'early'), 'blurred': None}, existing='replace')) == {'polyp.png': {'bleeding': 'early'}}
 
 @pytest.mark.parametrize('name, content, complaint', [
     ('x.json', '{', 'not JSON'), ('x.json', '[]', 'there are no labels'), ('x.json', '{"images": []}', 'not COCO-style'), ('x.json', '[1]', 'a task is not an object'),
-    ('x.xml', '<annotations>', 'not XML'), ('x.xml', '<html/>', 'not a CVAT file'), ('x.csv', 'a,b\n1,2\n', 'no column "image"'), ('x.csv', 'image,bleeding\n,early\n', 'x.csv:2'),
+    ('x.xml', '<annotations>', 'not XML'), ('x.xml', '<html/>', 'begins with <html>'), ('x.csv', 'a,b\n1,2\n', 'no header that can be understood; the first line is a, b'), ('x.csv', 'image,bleeding\n,early\n', 'x.csv:2'),
     ('x.csv', 'image,event,phase\npolyp.png,bleeding,early\npolyp.png,bleeding,late\n', 'in two phases'), ('x.csv', 'image,bleeding\nnobody.png,early\n', 'none of the 1 pictures'),
-    ('x.csv', 'video,event,phase,start_s,end_s\ncase,bleeding,early,zero,1\n', 'not a number'), ('x.what', '', 'cannot be told'), ('x.csv', 'image,bleeding\npolyp.png,sometimes\n', "phase 'sometimes'")])
+    ('x.csv', 'video,event,phase,start_s,end_s\ncase,bleeding,early,zero,1\n', 'not a number'), ('x.what', 'hello', 'cannot be told'), ('x.csv', 'image,bleeding\npolyp.png,sometimes\n', "phase 'sometimes'")])
 def test_what_cannot_be_read_is_said(folder, name, content, complaint):
     with pytest.raises(VQAError, match=complaint): import_labels(save(folder, content, name), folder)
     assert not (folder/'labels.jsonl').exists()
@@ -171,14 +171,16 @@ def test_an_address_cannot_reach_outside(folder):
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.dictionaries(st.sampled_from(SCHEMA.events), st.sampled_from(SCHEMA.phases)), min_size=10, max_size=10), st.sampled_from(sorted(WRITERS)))
 def test_round_trip(folder, annotations, format):
-    records = [Record(f'images/case_{frame * 10:06d}.jpg', SCHEMA.question(), SCHEMA.render(annotation), dict(annotator='anna', source='human'))
+    records = [Record(f'images/case_{frame * 10:06d}.jpg', SCHEMA.question(), SCHEMA.render(annotation), dict(annotator='anna', source='human', time_s=frame * 10 / 25))
                for frame, annotation in enumerate(annotations)]
     write_records(folder, records)
-    path = export_labels(folder, folder.parent/f'out.{"csv" if format == "csv" else "xml" if "cvat" in format else "json"}', format)
-    if format == 'csv': assert len(list(csv.DictReader(path.open(encoding='utf-8-sig')))) == 10
-    elif 'cvat' in format: assert ElementTree.parse(path).getroot().findtext('version') == '1.1'
-    try: imported = import_labels(path, folder)
-    except VQAError: assert format == 'cvat-video' and not any(annotations)   # a video without tracks says nothing
+    suffix = {name: suffix for suffix, name in SUFFIXES.items()}.get(format, '.xml' if 'cvat' in format else '.csv' if format in ('imagefolder', 'intervals') else '.json')
+    notes = []
+    path = export_labels(folder, folder.parent/f'out{suffix}', format, tell=notes.append)
+    says_nothing = any('cannot say' in note for note in notes)
+    assert says_nothing == (format in ('cvat', 'cvat-video', 'coco', 'intervals', 'elan', 'boris') and not all(annotations))
+    try: imported = import_labels(path, folder, write=False, empty='nothing' if says_nothing else 'skip')
+    except VQAError: assert not any(annotations) and format in ('cvat-video', 'intervals', 'elan', 'boris')   # a video without intervals says nothing
     else: assert [SCHEMA.parse(record.answer) for record in imported.records] == annotations
 
 def test_imported_labels_open_in_the_store(folder):
@@ -187,5 +189,5 @@ def test_imported_labels_open_in_the_store(folder):
         assert store.annotation('images/polyp.png') == {'bleeding': 'early'} and store.status('images/polyp.png') == 'done'
         assert store.annotation('images/case_000020.jpg') == {'bleeding': 'late'} and store.counts()['done'] == 2   # it holds, to be looked at
         assert store.done_by('anna') == []   # nobody here judged them
-    import_labels(save(folder, 'image,bleeding\npolyp.png,late\n', 'labels.csv'), folder)
+    import_labels(save(folder, 'image,bleeding\npolyp.png,late\n', 'labels.csv'), folder, existing='replace')
     with LabelStore(folder, 'anna') as store: assert store.annotation('images/polyp.png') == {'bleeding': 'late'}
