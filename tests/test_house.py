@@ -1,7 +1,8 @@
 """The house: imports between rooms go down only, what is derived from the folders is up to date, and names of before still work."""
-import importlib, subprocess, sys
+import ast, importlib, importlib.util, subprocess, sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,3 +50,30 @@ def test_importing_costs_no_more_than_it_needs(module, absent):
 def test_the_verbs_can_be_had_from_the_top():
     import paligemma_vqa
     for name in paligemma_vqa.__all__: assert callable(getattr(paligemma_vqa, name))
+
+
+def imported_names() -> list[tuple[str, str, str]]:
+    "Where, module, name: every name of ours that modules, notebooks and tests import, inside of functions too"
+    sources = {path: path.read_text(encoding='utf-8') for folder in ('paligemma_vqa', 'tests', 'docs') for path in (ROOT / folder).rglob('*.py')}
+    for path in (ROOT / 'nbs').rglob('*.ipynb'):
+        if {'runs', '.ipynb_checkpoints'} & set(path.parts): continue
+        cells = nbformat.read(path, 4).cells
+        sources[path] = '\n'.join('\n'.join(line for line in cell.source.splitlines() if not line.lstrip().startswith(('%', '!'))) for cell in cells if cell.cell_type == 'code')
+    found = []
+    for path, text in sources.items():
+        package = '.'.join(path.relative_to(ROOT).with_suffix('').parts[:-1])
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.ImportFrom): continue
+            module = importlib.util.resolve_name('.' * node.level + (node.module or ''), package) if node.level else node.module
+            if module.split('.')[0] == 'paligemma_vqa' and module.removeprefix('paligemma_vqa.') not in FORMER:
+                found += [(path.relative_to(ROOT).as_posix(), module, name.name) for name in node.names if name.name != '*']
+    return found
+
+
+def test_every_name_that_is_imported_is_there():
+    missing = []
+    for where, module, name in imported_names():
+        owner = importlib.import_module(module)
+        is_module = hasattr(owner, '__path__') and importlib.util.find_spec(f'{module}.{name}') is not None
+        if not hasattr(owner, name) and not is_module: missing.append(f'{where}: {module}.{name}')
+    assert not missing, '\n'.join(missing)

@@ -70,7 +70,8 @@ def split(
 ):
     "Split a data set into train, validation and test videos, and report what could leak."
     from paligemma_vqa.dataset.records import load_schema, read_records
-    from paligemma_vqa.dataset.splits import find_leaks, read_splits, split_by_group, write_splits
+    from paligemma_vqa.dataset.leaks import find_leaks
+    from paligemma_vqa.dataset.splits import read_splits, split_by_group, write_splits
     records = read_records(existing_folder(data))
     splits = split_by_group(records, load_schema(data), seed=seed, by=by, previous=read_splits(data), folder=data)   # a video that has a side keeps it
     write_splits(data, splits)
