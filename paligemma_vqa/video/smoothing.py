@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'Dynamics', 'viterbi', 'Smoothed', 'FixedLag', 'median_filter', 'hysteresis', 'smooth', 'to_segments']
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #6ad3546d
+# %% ../../nbs/6_watch/01_smoothing.ipynb #358eae50
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from scipy.linalg import expm
 from ..dataset.records import Record
 from ..schema import EventSchema, Segment, VQAError
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #76b7de65
+# %% ../../nbs/6_watch/01_smoothing.ipynb #595b3210
 @dataclass(frozen=True)
 class Dynamics:
     "How each event goes from absent through its phases, and how far one frame is to be believed"
@@ -27,6 +27,8 @@ class Dynamics:
     prior_weight: float = 0.5    # How far the model's probabilities contain `prior`: 0 not at all, 1 wholly
     mistake: float = 0.1         # Share of frames on which the model may be wrong with full confidence
     independent_s: float = 0.2   # Frames closer than this repeat each other's mistakes, and count for less
+    temperatures: np.ndarray|None = None  # [E] measured: how far each event's probabilities are to be flattened
+    confusion: np.ndarray|None = None     # [E, S, S] measured: what the model says, on average, in each true state; instead of `mistake`
 
     def __post_init__(self):
         if not 0 < self.mistake < 1: raise VQAError(f'mistake is {self.mistake}', remedy='Give a share between 0 and 1.')
@@ -105,16 +107,24 @@ class Dynamics:
         "[..., E, S]: log-likelihood of what the model saw, for each state, up to a constant"
         states = self.prior.shape[-1]
         known = np.nan_to_num(np.asarray(probabilities, dtype=float), nan=1 / states)
-        believed = (1 - self.mistake) * known + self.mistake / states
         weight = np.clip(np.asarray(gap_s, dtype=float) / self.independent_s, 0.05, 1)[..., None, None]
+        if self.confusion is not None: return weight * self._measured(known)
+        believed = (1 - self.mistake) * known + self.mistake / states
         return weight * (np.log(believed) - self.prior_weight * np.log(self.prior))
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #0be3f39e
+    def _measured(self, probabilities):
+        "Log-likelihood of each true state by way of what it is mistaken for: sum over k of C[s, k] p(x | k), with p(x | k) as p(k | x) / p(k)"
+        logs = np.log(np.maximum(probabilities, 1e-12)) / self.temperatures[:, None]
+        scaled = np.exp(logs - logs.max(-1, keepdims=True))
+        said = np.einsum('es,esk->ek', self.prior, self.confusion)      # how often each state is said at all
+        return np.log(np.einsum('...ek,esk->...es', scaled / scaled.sum(-1, keepdims=True) / said, self.confusion))
+
+# %% ../../nbs/6_watch/01_smoothing.ipynb #b0813e71
 @lru_cache(maxsize=4096)   # the gaps of a video are few different numbers
 def _transition(rates:bytes, shape:tuple, gap_s:float) -> np.ndarray:
     return np.stack([expm(matrix * gap_s) for matrix in np.frombuffer(rates).reshape(shape)]).clip(0, 1)
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #9b92a989
+# %% ../../nbs/6_watch/01_smoothing.ipynb #794c9c4f
 def _gaps(times_s:np.ndarray, dynamics:Dynamics) -> np.ndarray:
     "Seconds since the frame before; the first frame counts fully"
     times_s = np.asarray(times_s, dtype=float)
@@ -145,7 +155,7 @@ def viterbi(
     for i in range(count - 1, 0, -1): codes[i - 1] = came_from[i, which, codes[i]]
     return codes
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #dcc478b6
+# %% ../../nbs/6_watch/01_smoothing.ipynb #750f300d
 @dataclass(frozen=True)
 class Smoothed:
     "What a frame was, decided some time after it was seen"
@@ -196,7 +206,7 @@ class FixedLag:
         for _ in range(old): self._waiting.popleft()
         return released[::-1]
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #039db8d7
+# %% ../../nbs/6_watch/01_smoothing.ipynb #1ecf2de8
 def median_filter(
     codes:np.ndarray,     # int [N, E]
     times_s:np.ndarray,   # [N]
@@ -246,7 +256,7 @@ def smooth(
     if method == 'raw': return probabilities.argmax(-1)
     raise VQAError(f"no smoothing method '{method}'", remedy=f"There is {', '.join(METHODS)}.")
 
-# %% ../../nbs/6_watch/01_smoothing.ipynb #dbc2cafc
+# %% ../../nbs/6_watch/01_smoothing.ipynb #216aac40
 def to_segments(
     codes:np.ndarray,                      # int [N, E]: 0 absent, k the k-th phase
     times_s:np.ndarray,                    # [N], in order

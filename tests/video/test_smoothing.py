@@ -111,3 +111,35 @@ def test_fitting_recovers_the_rates_it_was_made_from():
         for event in range(2): codes[i, event] = random.choice(4, p=matrix[event, codes[i - 1, event]] / matrix[event, codes[i - 1, event]].sum())
     fitted = Dynamics.fit(SCHEMA, [codes], [np.arange(len(codes)) * step_s])
     assert np.allclose(1 / -fitted.rates[:, range(4), range(4)], [[6, 1.5, 1.5, 1.5]] * 2, rtol=0.25)
+
+
+def test_the_prior_is_taken_out_of_what_a_frame_says():
+    "An answer that says no more than how common each state is is no evidence; one that says more for a state is evidence for it"
+    prior = np.array([[.7, .2, .1]])
+    dynamics = Dynamics(np.zeros((1, 3, 3)), np.full((1, 3), 1 / 3), prior, prior_weight=1, mistake=1e-9)
+    said_nothing = dynamics.evidence(prior, 1)
+    np.testing.assert_allclose(said_nothing - said_nothing[:, :1], 0, atol=1e-6)
+    rare = dynamics.evidence(np.array([[.5, .25, .25]]), 1)[0]
+    assert rare[2] > rare[1] > rare[0]
+
+
+def test_a_segment_ends_with_the_video_and_not_with_the_last_frame():
+    [segment] = to_segments([[1]] * 3, [0, 1, 2], EventSchema(events=('A',), phases=('1',)), end_s=3.4)
+    assert segment.end_s == 3.4
+    [far] = to_segments([[1]] * 3, [0, 1, 2], EventSchema(events=('A',), phases=('1',)), end_s=60)       # nothing is known of that minute
+    assert far.end_s == 3
+    [near] = to_segments([[1]] * 3, [0, 1, 2], EventSchema(events=('A',), phases=('1',)), end_s=1.5)
+    assert near.end_s == 2
+
+
+@pytest.mark.parametrize('right', [.6, 1.])
+def test_what_is_chosen_on_validation_is_never_worse_than_frames_on_others(right):
+    from paligemma_vqa.video.belief import choose_smoothing, f1_by_video, simulate_tracks, ways_to_smooth
+    schema = EventSchema(events=('A', 'B'), phases=('1', '2', '3'))
+    training, validation, test = (simulate_tracks(schema, 6, phase_s=1, right=right, seconds=20, seed=seed) for seed in (1, 2, 3))
+    dynamics = Dynamics.fit(schema, [t.codes for t in training], [t.times_s for t in training])
+    chosen = choose_smoothing(schema, dynamics, validation)
+    raw = ways_to_smooth(schema, dynamics)[0]
+    (hits, total), (raw_hits, raw_total) = (f1_by_video(schema, way, test).sum(0) for way in (chosen, raw))
+    assert hits / total >= raw_hits / raw_total - .03 and chosen.scores and chosen.reason
+    assert (chosen.name == 'frame by frame') == (right == 1)
