@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Overlay', 'annotate_video']
 
-# %% ../../nbs/6_watch/04_overlay.ipynb #ea9b78f7
+# %% ../../nbs/6_watch/04_overlay.ipynb #bcab0a12
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..schema import Annotation, EventSchema, Segment, VQAError
 from ..display import font_families, ink, phase_color
 from ..media.writing import VideoWriter
 
-# %% ../../nbs/6_watch/04_overlay.ipynb #57631873
+# %% ../../nbs/6_watch/04_overlay.ipynb #bcb863d5
 @lru_cache(maxsize=64)
 def _font(size:int, *texts:str) -> ImageFont.FreeTypeFont:
     "A bold font that has the characters of `texts`"
@@ -41,6 +41,12 @@ def _chips(schema:EventSchema, present:tuple[tuple[str, str], ...], size:int) ->
         draw.text((pad, (box[1] + box[3]) / 2), text, font=font, fill=ink(color), anchor='lm')
     return np.asarray(canvas)
 
+def _fitting(text:str, font, width:float) -> str:
+    "As much of `text` as there is room for"
+    if font.getlength(text) <= width: return text
+    kept = next((count for count in range(len(text), 0, -1) if font.getlength(text[:count] + '…') <= width), 0)
+    return text[:kept] + '…' if kept else ''
+
 class Overlay:
     "Draws annotations on frames of one video"
     def __init__(self,
@@ -61,7 +67,7 @@ class Overlay:
         height, width = image.shape[:2]
         if self._panel is None or self._panel.shape[1] != width: self._panel, self._left = self._draw_panel(width, height)
         out = np.concatenate([image, self._panel])
-        x = self._left + round((width - 8 - self._left) * min(time_s / self.duration_s, 1))
+        x = self._left + round(max(width - 8 - self._left, 1) * min(time_s / self.duration_s, 1))
         out[height + 2:, max(x - 1, 0):x + 1] = 255
         if present := tuple(self.at(time_s).items()):
             chips = _chips(self.schema, present, max(11, height // 26))[:height - 8, :width - 8]
@@ -73,14 +79,14 @@ class Overlay:
     def _draw_panel(self, width:int, height:int) -> tuple[np.ndarray, int]:
         row = max(12, height // 30)
         font = _font(max(9, row - 4), *self.schema.events)
-        left = 12 + int(max(font.getlength(event) for event in self.schema.events))
+        left = min(12 + int(max(font.getlength(event) for event in self.schema.events)), width // 3)   # a long name leaves room for the bars
         tall = (len(self.schema.events) * (row + 3) + 8) // 2 * 2
         panel = Image.new('RGB', (width, tall), '#202020')
-        draw, scale = ImageDraw.Draw(panel), (width - 8 - left) / self.duration_s
+        draw, scale = ImageDraw.Draw(panel), max(width - 8 - left, 1) / self.duration_s
         for i, event in enumerate(self.schema.events):
             top = 5 + i * (row + 3)
-            draw.text((6, top + row / 2), event, font=font, fill='white', anchor='lm')
-            draw.rectangle((left, top, width - 8, top + row - 1), fill='#303030')
+            draw.text((6, top + row / 2), _fitting(event, font, left - 10), font=font, fill='white', anchor='lm')
+            draw.rectangle((left, top, max(width - 8, left), top + row - 1), fill='#303030')
             halves = [(self.segments, 0, row - 1)] if self.truth is None else [(self.truth, 0, row // 2 - 1), (self.segments, row // 2, row - 1)]
             for items, upper, lower in halves:
                 for s in items:
