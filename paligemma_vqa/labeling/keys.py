@@ -6,15 +6,16 @@
 __all__ = ['LETTERS', 'COMMANDS', 'event_keys', 'phase_keys', 'Command', 'key_map', 'key_name', 'command_keys', 'legend',
            'Keyboard']
 
-# %% ../../nbs/1_label/05_keys.ipynb #414082b1
+# %% ../../nbs/1_label/05_keys.ipynb #7f36b6f1
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 import anywidget, traitlets
 
 from ..schema import EventSchema
 
-# %% ../../nbs/1_label/05_keys.ipynb #8597108e
+# %% ../../nbs/1_label/05_keys.ipynb #46d420f6
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 
 def event_keys(
@@ -25,14 +26,14 @@ def event_keys(
     by_name = len(set(firsts)) == len(firsts) and all(letter in LETTERS for letter in firsts)
     return dict(zip(events, firsts if by_name else LETTERS))
 
-# %% ../../nbs/1_label/05_keys.ipynb #363c6e47
+# %% ../../nbs/1_label/05_keys.ipynb #cfadca8b
 def phase_keys(
     phases:tuple[str, ...],  # Names in schema order
 ) -> dict[str, str]:         # Phase to key; phases after the 19th are reached by stepping
     "1 … 9 by position, then Shift+0 … Shift+9"
     return dict(zip(phases, [*'123456789', *(f'Shift+{digit}' for digit in range(10))]))
 
-# %% ../../nbs/1_label/05_keys.ipynb #a7785175
+# %% ../../nbs/1_label/05_keys.ipynb #06f301b3
 @dataclass(frozen=True)
 class Command:
     "Something the labeler can ask for by a key"
@@ -59,6 +60,9 @@ COMMANDS = (
     Command('hide', 'hide the model', letter='h'),
     Command('zoom', 'zoom', letter='m'),
     Command('unlabeled', 'next unlabeled', letter='u'),
+    Command('next_change', 'next change', ('Alt+ArrowDown',), 'j'),
+    Command('previous_change', 'change before', ('Alt+ArrowUp',)),
+    Command('full_window', 'full window', letter='w'),
     Command('undo', 'undo', ('Mod+z',), 'z'),
     Command('redo', 'redo', ('Mod+y', 'Mod+Shift+z'), 'y'),
     Command('select_forward', 'select a run', ('Shift+ArrowRight',)),
@@ -86,7 +90,7 @@ def key_map(
     keys |= {phases[phase]: f'phase {i}' for i, phase in enumerate(schema.phases, 1) if phase in phases}
     return keys | {'0': 'phase 0'}
 
-# %% ../../nbs/1_label/05_keys.ipynb #e3f2f710
+# %% ../../nbs/1_label/05_keys.ipynb #1f928ebd
 _NAMES = {'ArrowRight': '→', 'ArrowLeft': '←', 'ArrowDown': '↓', 'ArrowUp': '↑', 'Enter': '⏎', 'PageDown': 'PgDn', 'PageUp': 'PgUp'}
 
 def key_name(key:str) -> str:
@@ -114,173 +118,20 @@ def legend(schema:EventSchema) -> list[tuple[str, str]]:
     return [(span(events), 'event'), (span(phases), 'phase'), (keys['phase 0'], 'not visible'),
             *((keys[c.name], c.text) for c in COMMANDS if c.text)]
 
-# %% ../../nbs/1_label/05_keys.ipynb #739e5009
-_ESM = r'''
-// What a key is called in `key_map`: 'a', 'Shift+f', 'Mod+z', 'ArrowLeft', 'Space', '3'.
-function keyName(event, keys) {
-  const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code || '');
-  let key = event.key;
-  if (digit && (event.code.startsWith('Digit') || /\d/.test(key))) key = digit[1];
-  else if (key.length === 1) key = key.toLowerCase();
-  const isForeign = key === 'Process' || (key.length === 1 && key.charCodeAt(0) > 126);
-  const letter = /^Key([A-Z])$/.exec(event.code || '');
-  if (isForeign && letter) key = letter[1].toLowerCase();
-  if (key === ' ') key = 'Space';
-  const modifiers = (event.ctrlKey || event.metaKey ? 'Mod+' : '') + (event.altKey ? 'Alt+' : '');
-  const full = modifiers + (event.shiftKey ? 'Shift+' : '') + key;
-  // AZERTY types every digit with Shift: without a command of its own, Shift+3 is 3.
-  return digit && !keys.includes(full) ? modifiers + key : full;
-}
-
-const TEXT_FIELD = 'input:not([type=checkbox]):not([type=radio]):not([type=button]), textarea, select, [contenteditable="true"]';
-
-function render({ model, el }) {
-  const view = Math.random().toString(36).slice(2);   // two browser tabs may show the same tool
-  const pill = document.createElement('button');
-  pill.className = 'vqa-pill'; pill.type = 'button'; pill.tabIndex = -1; el.appendChild(pill);
-  const waiting = [];                                  // keys pressed while another is in flight
-  let root = null, inFlight = null, count = 0, isLeaving = false, downOutside = false, scrubFrom = null, isOver = false, dropped = 0;
-
-  const isStalled = () => inFlight && performance.now() - inFlight.since > model.get('stall_ms');
-  const hasFocus = () => root && root.contains(document.activeElement);
-  function paint() {
-    if (!root) return;
-    const state = isStalled() ? 'stalled' : dropped ? 'dropped' : hasFocus() ? 'on' : 'off';
-    pill.textContent = { stalled: '⚠ no answer from the kernel: keys are NOT saved', dropped: `⚠ the kernel was busy: ${dropped} keys left out`,
-                         on: '⌨ keys on', off: '⌨ click to use keys' }[state];
-    pill.title = state === 'on' ? 'Esc hands the keys back to JupyterLab' : '';
-    pill.dataset.state = state;
-  }
-
-  function pump() {
-    if (inFlight || !waiting.length) return;
-    inFlight = { id: ++count, since: performance.now() };
-    try { model.send({ ...waiting.shift(), view, id: inFlight.id, item: model.get('item') }); }
-    catch (error) { inFlight.since = -1e9; }           // the kernel is gone
-    setTimeout(() => { if (isStalled()) { dropped += waiting.length; waiting.length = 0; paint(); } }, model.get('stall_ms') + 20);
-  }
-  function send(message) {
-    if (isStalled()) { dropped += 1; return paint(); }
-    dropped = 0;                                        // the labeler has seen it and goes on
-    waiting.push(message); pump();
-  }
-  function onAnswer(message) {
-    if (message.view !== view || !inFlight || message.id !== inFlight.id) return;
-    inFlight = null; paint(); pump();
-  }
-
-  function onEscape(event) {                            // ipywidgets keeps the keys of its text fields from bubbling up to us
-    if (event.key !== 'Escape' || event.isComposing || !event.target.matches?.(TEXT_FIELD)) return;
-    event.preventDefault(); event.stopPropagation();
-    root.focus({ preventScroll: true });
-  }
-  function onKeyDown(event) {
-    const isModified = event.ctrlKey || event.metaKey || event.altKey;
-    if (event.isComposing || event.target.matches?.(TEXT_FIELD)) {
-      if (!isModified || /^[zyacvx]$/i.test(event.key)) event.stopPropagation();
-      return;
-    }
-    const keys = model.get('combos'), key = keyName(event, keys);
-    if (key === 'Escape' && !keys.includes(key)) {     // with nothing to cancel, Esc leaves the tool
-      event.preventDefault(); event.stopPropagation();
-      isLeaving = true; root.closest('.jp-Cell')?.focus?.({ preventScroll: true });
-      if (hasFocus()) document.activeElement.blur();
-      isLeaving = false; return paint();
-    }
-    if (!keys.includes(key)) {
-      const isForTheNotebook = isModified || event.key === 'Tab' || (event.shiftKey && event.key === 'Enter');
-      if (!isForTheNotebook) event.stopPropagation();
-      return;
-    }
-    event.preventDefault(); event.stopPropagation();
-    const field = model.get('fields')[key];            // at once: the next letter is already text
-    if (field) return root.querySelector(field)?.focus();
-    if (!event.repeat || model.get('repeating').includes(key)) send({ key });
-  }
-
-  function frameUnder(scrub, event) {
-    const [first, last] = scrub.dataset.scrub.split(' ').map(Number), box = scrub.getBoundingClientRect();
-    const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 0.999999);
-    return first + Math.floor(share * (last - first + 1));
-  }
-  function onPointerDown(event) {
-    const scrub = event.target.closest?.('[data-scrub]');
-    if (scrub && event.button === 0) { scrubFrom = { scrub, frame: frameUnder(scrub, event) }; event.preventDefault(); }
-  }
-  function onPointerUp(event) {
-    if (!scrubFrom) return;
-    const { scrub, frame } = scrubFrom, to = frameUnder(scrub, event); scrubFrom = null;
-    send({ command: frame !== to ? `select ${frame} ${to}` : event.shiftKey ? `select_to ${to}` : `go ${to}` });
-    root.focus({ preventScroll: true });
-  }
-  function onClick(event) {
-    const target = event.target.closest?.('[data-command]');
-    if (target && !target.hasAttribute('disabled'))
-      send({ command: (event.shiftKey && target.dataset.shiftCommand) || target.dataset.command });
-    if (!event.target.closest?.(TEXT_FIELD)) setTimeout(() => root.focus({ preventScroll: true }));
-  }
-  function onPointerMove(event) {                       // the magnifier follows the pointer
-    const picture = event.target.closest?.('.vqa-zoomed');
-    if (!picture) return;
-    const box = picture.getBoundingClientRect();
-    picture.style.setProperty('--vqa-x', `${100 * (event.clientX - box.left) / box.width}%`);
-    picture.style.setProperty('--vqa-y', `${100 * (event.clientY - box.top) / box.height}%`);
-  }
-  function onFocusOut(event) {
-    const isLost = !event.relatedTarget && !isLeaving && !downOutside;
-    setTimeout(() => {
-      if (isLost && document.activeElement === document.body && document.hasFocus()) root.focus({ preventScroll: true });
-      paint();
-    });
-  }
-  function onChange(event) {                            // a chosen menu entry gives the keys back
-    if (event.target.matches('select')) setTimeout(() => root.focus({ preventScroll: true }));
-  }
-  const onDocumentDown = event => { downOutside = root && !root.contains(event.target); };
-  const onDocumentUp = event => { if (scrubFrom) onPointerUp(event); };
-
-  const listeners = { keydown: onKeyDown, click: onClick, change: onChange, pointerdown: onPointerDown, pointermove: onPointerMove,
-                      focusin: paint, focusout: onFocusOut };
-  function attach() {
-    if (isOver) return;
-    root = el.closest('.vqa-labeling');
-    if (!root) return void setTimeout(attach, 30);
-    root.tabIndex = 0;
-    for (const [name, listener] of Object.entries(listeners)) root.addEventListener(name, listener);
-    root.addEventListener('keydown', onEscape, true);
-    document.addEventListener('pointerdown', onDocumentDown, true);
-    document.addEventListener('pointerup', onDocumentUp);
-    model.on('msg:custom', onAnswer);
-    paint(); root.dataset.ready = '1';
-  }
-  attach();
-  return () => {
-    isOver = true; model.off('msg:custom', onAnswer);
-    document.removeEventListener('pointerdown', onDocumentDown, true);
-    document.removeEventListener('pointerup', onDocumentUp);
-    root?.removeEventListener('keydown', onEscape, true);
-    if (root) for (const [name, listener] of Object.entries(listeners)) root.removeEventListener(name, listener);
-  };
-}
-export default { render };
-'''
-
-_CSS = '''
-.vqa-pill { border: 0; border-radius: 10px; padding: 1px 10px; font: inherit; font-size: 12px; line-height: 18px; cursor: pointer;
-  color: inherit; background: color-mix(in srgb, currentColor 14%, transparent); white-space: nowrap; }
-.vqa-pill[data-state=on] { background: #2e7d32; color: #fff; }
-.vqa-pill[data-state=stalled], .vqa-pill[data-state=dropped] { background: #c62828; color: #fff; }
-'''
-
+# %% ../../nbs/1_label/05_keys.ipynb #f91e43b9
 class Keyboard(anywidget.AnyWidget):
     "Sends keys and clicks from the element with class `vqa-labeling` around it, one at a time, each with the picture it is for"
-    _esm, _css = _ESM, _CSS
+    _esm = (files('paligemma_vqa.labeling')/'keys.js').read_text(encoding='utf-8')
     combos = traitlets.List(traitlets.Unicode()).tag(sync=True)        # Keys to listen to ('keys' is taken by ipywidgets)
     repeating = traitlets.List(traitlets.Unicode(), ['ArrowRight', 'ArrowLeft', 'ArrowDown', 'ArrowUp', 'PageDown', 'PageUp',
-                                                     'Shift+ArrowRight', 'Shift+ArrowLeft']).tag(sync=True)
+                                                     'Shift+ArrowRight', 'Shift+ArrowLeft',
+                                                     'Mod+ArrowRight', 'Mod+ArrowLeft']).tag(sync=True)
     fields = traitlets.Dict().tag(sync=True)                           # Key to the selector of a text field that it goes to
+    local = traitlets.Dict().tag(sync=True)                            # Key to what the browser does by itself: `full_window`
     item = traitlets.Unicode('').tag(sync=True)                        # The picture on screen
     stall_ms = traitlets.Int(600).tag(sync=True)                       # No answer for so long: keys are dropped, in red
+
+    on_played = staticmethod(lambda number: None)                      # Called with the number of a frame that is on screen
 
     def listen(self,
         keys:Mapping[str, str],                 # Key to command, see `key_map`
@@ -288,6 +139,7 @@ class Keyboard(anywidget.AnyWidget):
     ) -> None:
         "Pass every command from the browser to `handle`, and answer when it is done, so that the next one can come"
         def received(widget, message, buffers):
+            if 'played' in message: return self.on_played(message['played'])
             try:
                 command = message.get('command') or keys.get(message.get('key'))
                 if command: handle(command, message.get('item', ''))

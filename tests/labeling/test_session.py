@@ -37,10 +37,9 @@ def press(session, *commands):
     for command in commands: do(session, command)
     return session
 
-def labels(session):
-    "What was said, by picture"
-    def is_begun(item): return session.status(item) == 'done' or session.store.state(item).said
-    return {i: session.annotation(item) for i, item in enumerate(session.sequence) if is_begun(item)}
+def held(session): return [session.annotation(item) for item in session.sequence]
+
+def labels(session): return {i: session.annotation(item) for i, item in enumerate(session.sequence) if session.status(item) == 'done'}
 
 
 class Guess:
@@ -76,7 +75,7 @@ def test_every_command_has_a_key_whatever_the_names(events, phases):
 
 def test_every_command_of_the_keys_exists():
     for schema in SCHEMA, EventSchema.preset('zh'):
-        for command in set(key_map(schema).values()) - {'note'}: assert command.split()[0] in ACTIONS
+        for command in set(key_map(schema).values()) - {'note', 'full_window'}: assert command.split()[0] in ACTIONS
 
 
 # --- the session
@@ -104,21 +103,23 @@ def test_pressing_twice_writes_once(tmp_path):
     assert (tmp_path/'labels/ann.jsonl').stat().st_size == size
 
 def test_undo_shows_what_it_undoes_and_survives_a_restart(tmp_path):
-    session = press(make_session(make_folder(tmp_path)), 'set 0 1', 'go 7', 'set 1 2', 'go 3')
+    session = press(make_session(make_folder(tmp_path)), 'nothing', 'go 7', 'nothing', 'go 3')
     session.close()
     session = press(make_session(tmp_path), 'first', 'undo')
-    assert session.item == session.sequence[7] and labels(session) == {0: {A: ONE}}
+    assert session.item == session.sequence[7] and labels(session) == {0: {}}
     press(session, 'undo')
     assert session.item == session.sequence[0] and labels(session) == {}
     press(session, 'redo', 'redo', 'redo')
-    assert labels(session) == {0: {A: ONE}, 7: {A: ONE, B: TWO}} and 'nothing to redo' in session.message
+    assert labels(session) == {0: {}, 7: {}} and 'nothing to redo' in session.message
 
 def test_a_run_is_one_action(tmp_path):
     session = press(make_session(make_folder(tmp_path)), 'go 2', *['select_forward'] * 4, 'event 4', 'phase 3')
-    assert labels(session) == {i: {E: THREE} for i in range(2, 7)} and len(session.run) == 5
+    assert held(session)[2:7] == [{E: THREE}] * 5 and len(session.run) == 5 and labels(session) == {}
+    assert labels(press(session, 'confirm')) == {i: {E: THREE} for i in range(2, 7)}      # finished, and on to the next
+    assert session.item == session.sequence[7] and session.anchor is None
     assert session.annotation(session.sequence[7]) == {}
-    press(session, 'undo')
-    assert labels(session) == {}
+    press(session, 'undo', 'undo')
+    assert labels(session) == {} and held(session) == [{}] * 10
     press(session, 'select 8 6', 'skip')
     assert [session.status(item) for item in session.sequence[5:]] == ['todo', 'skipped', 'skipped', 'skipped', 'todo']
     press(session, 'select 0 9', 'nothing')
@@ -126,26 +127,27 @@ def test_a_run_is_one_action(tmp_path):
 
 def test_a_run_selected_backwards_and_past_the_ends(tmp_path):
     session = press(make_session(make_folder(tmp_path)), 'go 1', 'select_back_10', 'set 0 1')
-    assert labels(session) == {0: {A: ONE}, 1: {A: ONE}}
+    assert held(session)[:3] == [{A: ONE}, {A: ONE}, {}]
     press(session, 'unselect', 'last', 'select_forward', 'select_to 99', 'set 0 2')
-    assert labels(session)[9] == {A: TWO}
+    assert held(session)[9] == {A: TWO}
 
 def test_intervals_of_several_events_overlap(tmp_path):
     session = press(make_session(make_folder(tmp_path)), 'go 1', 'set 0 1', 'interval', 'go 3', 'set 1 2', 'interval', 'go 6', 'event 0', 'interval', 'go 8', 'event 1', 'interval')
     expected = {i: ({A: ONE} if 1 <= i <= 6 else {}) | ({B: TWO} if 3 <= i <= 8 else {}) for i in range(1, 9)}
-    assert labels(session) == expected and session.intervals == {}
+    assert {i: held(session)[i] for i in expected} == expected and session.intervals == {}
+    assert labels(session) == {}                              # nobody has said what else is in them
     assert session.annotation(session.sequence[9]) == {}
 
 def test_an_interval_says_nothing_about_other_events(tmp_path):
     "One event after the other: labels.jsonl has a picture only once every event of it was said, or somebody finished it"
     session = press(make_session(make_folder(tmp_path)), 'go 1', 'set 1 1', 'interval', 'go 6', 'interval', 'go 2', 'unlabeled')
-    session.save()
+    session.store.compact()
     assert session.store.counts()['done'] == 0 and not (tmp_path/'labels.jsonl').exists()
     assert session.store.open_events(session.sequence[4]) == (A, C, D, E) and session.item == session.sequence[3]
     for row in 0, 2, 3, 4: press(session, 'unselect', 'go 3', f'select 3 5', f'set {row} {int(row == 2)}')
     assert [session.status(item) for item in session.sequence[2:7]] == ['todo', 'done', 'done', 'done', 'todo']
     press(session, 'unselect', 'go 6', 'confirm')
-    session.save()
+    session.store.compact()
     said = {record.image: SCHEMA.parse(record.answer) for record in read_records(tmp_path)}
     assert said == {item: {B: ONE} | ({C: ONE} if i < 6 else {}) for i, item in enumerate(session.sequence) if 3 <= i <= 6}
 
@@ -153,7 +155,7 @@ def test_an_interval_can_be_drawn_backwards_and_needs_a_phase(tmp_path):
     session = press(make_session(make_folder(tmp_path)), 'go 6', 'event 2', 'interval')
     assert session.intervals == {} and 'phase first' in session.message
     press(session, 'phase 4', 'interval', 'go 2', 'interval')
-    assert labels(session) == {i: {C: FOUR} for i in range(2, 7)}
+    assert held(session) == [{}] * 2 + [{C: FOUR}] * 5 + [{}] * 3
 
 def test_an_interval_ends_in_its_own_video(tmp_path):
     make_folder(tmp_path, 3, 'a'), make_folder(tmp_path, 3, 'b')
@@ -173,7 +175,7 @@ def test_lone_pictures_do_not_hold(tmp_path):
     for name in ('fox', 'hen', 'owl'): Image.new('RGB', (8, 8)).save(tmp_path/f'images/{name}.png')
     session = press(make_session(tmp_path), 'set 0 1', 'confirm', 'confirm')
     assert labels(session) == {0: {A: ONE}, 1: {}}
-    press(session, 'select 0 2', 'set 3 2')
+    press(session, 'select 0 2', 'set 3 2', 'confirm')
     assert labels(session) == {0: {A: ONE, D: TWO}, 1: {D: TWO}, 2: {D: TWO}}
 
 def test_a_stale_key_does_nothing(tmp_path):
@@ -182,14 +184,20 @@ def test_a_stale_key_does_nothing(tmp_path):
     assert labels(session) == {} and 'left out' in session.message
 
 def test_flags_skips_and_notes(tmp_path):
-    session = press(make_session(make_folder(tmp_path, 4)), 'flag', 'forward', 'skip', 'set 0 1', 'confirm')
-    assert [session.status(item) for item in session.sequence] == ['todo', 'skipped', 'done', 'todo']
-    assert [session.store.is_flagged(item) for item in session.sequence] == [True, False, False, False]
+    session = press(make_session(make_folder(tmp_path, 4)), 'flag')
+    assert session.store.is_flagged(session.item) and 'Flagged' in session.message
+    press(session, 'forward', 'skip')
+    assert 'skipped' in session.message
+    press(session, 'set 0 1', 'confirm')
+    assert [session.status(item) for item in session.sequence[1:]] == ['skipped', 'done', 'todo']
     note(session, '  blurred  ')
+    press(session, 'go 1', 'set 0 2')
+    assert session.status(session.item) == 'todo'                     # whoever says something about it does not skip it
     press(session, 'first', 'confirm', 'first', 'flag', 'flag', 'skip', 'first', 'confirm')   # neither takes the other away
     assert session.store.is_flagged(session.sequence[0]) and session.status(session.sequence[0]) == 'done'
     press(session, 'first', 'flag')
-    assert session.statuses == {item: session.store.status(item) for item in session.sequence[:3]}
+    assert not session.store.is_flagged(session.sequence[0]) and session.status(session.sequence[0]) == 'done'
+    assert session.statuses == {item: status for item in session.sequence if (status := session.store.status(item)) != 'todo'}
     session.close()
     assert [record.image for record in read_records(tmp_path)] == [f'images/v_{i:06d}.jpg' for i in (0, 2)]
     assert make_session(tmp_path).store.state('images/v_000003.jpg').note == 'blurred'
@@ -202,7 +210,7 @@ def test_many_phases_and_foreign_names(tmp_path):
     assert session.annotation() == {}
 
 def test_questions_and_formats(tmp_path):
-    session = press(make_session(make_folder(tmp_path, 3)), 'set 0 1', 'confirm', 'first', 'ask 1', f'answer_in {list(SCHEMA.answer_formats).index("json")}')
+    session = press(make_session(make_folder(tmp_path, 3)), 'set 0 1', 'confirm', 'back', 'ask 1', f'answer_in {list(SCHEMA.answer_formats).index("json")}')
     ask_own(session, 'Is {events} there, and when of {phases}?')
     session.close()
     records = read_records(tmp_path)
@@ -219,7 +227,9 @@ def test_a_full_disk_is_shown_and_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'write', full)
     press(session, 'set 0 2', )
     monkeypatch.undo()
-    assert session.is_alarm and 'NOT SAVED' in session.message and labels(session) == {0: {A: ONE}}
+    assert session.is_alarm and 'NOT SAVED' in session.message and held(session)[0] == {A: ONE} and not session.is_saved
+    press(session, 'forward', 'back')
+    assert not session.is_saved                                # until a label is on the disk again
     assert press(session, 'set 0 3').annotation() == {A: THREE}
 
 def test_an_empty_folder_says_so(tmp_path):
@@ -253,8 +263,7 @@ def test_whatever_is_pressed_a_restart_finds_the_same_and_undo_leads_back(tmp_pa
     again = make_session(folder)
     assert labels(again) == found and again.statuses == statuses
     path = folder/'labels.jsonl'
-    finished = [item for item in again.sequence if again.status(item) == 'done']
-    assert [json.loads(line)['image'] for line in path.read_text().splitlines()] == finished if path.exists() else not finished
+    assert [json.loads(line)['image'] for line in path.read_text().splitlines()] == [again.sequence[i] for i in found] if path.exists() else not found
     while again.store.can_undo: press(again, 'undo')
     assert labels(again) == {} and again.statuses == {}
     again.close()
@@ -309,7 +318,7 @@ def test_a_failing_model_is_told_and_labeling_goes_on(tmp_path):
     session = make_session(make_folder(tmp_path, 4), predictor=Broken())
     session.suggestions.wait()
     assert session.is_alarm and 'out of memory' in session.message
-    assert labels(press(session, 'set 0 1')) == {0: {A: ONE}}
+    assert labels(press(session, 'set 0 1', 'confirm')) == {0: {A: ONE}}
 
 @given(st.dictionaries(st.integers(0, 300), st.floats(0, 10), max_size=80), st.floats(0, 0.9), st.integers(0, 5))
 @settings(max_examples=100, deadline=None)
