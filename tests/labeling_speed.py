@@ -52,7 +52,7 @@ def measure(folder, labels, picture):
         for i in range(labels): label(i, 0)                          # as fast as the pictures come
         seconds = time.perf_counter() - start
         if picture: page.locator('.vqa-labeling').screenshot(path=picture)
-        header = page.locator('.vqa-header').inner_text()
+        header = page.locator('.vqa-counts').inner_text()
         assert not errors, errors
     written = sum(1 for _ in open(folder/'labels/speed.jsonl'))
     return dict(first_picture_ms=round(first_ms), next_picture_ms=quantiles(latencies), labels_per_minute=round(60 * labels / seconds), events_on_disk=written, header=header)
