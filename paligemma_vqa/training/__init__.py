@@ -8,10 +8,11 @@ __all__ = []
 # %% ../../nbs/3_train/00_room.ipynb #0f485665
 import lazy_loader
 
-# %% ../../nbs/3_train/00_room.ipynb #60a07f6d
+# %% ../../nbs/3_train/00_room.ipynb #5f3e8bf7
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
-    'run': ['Score', 'VQATrainer', 'KeepBest', 'RepeatableAugmentation', 'TrainingResult', 'finetune',
-            'dataset_fingerprint'],
+    'run': ['TrainingResult', 'finetune'],
+    'trainer': ['Score', 'VQATrainer', 'KeepBest', 'RepeatableAugmentation'],
+    'runs': ['read_run'],
     'config': ['TrainingConfig'],
     'collator': ['Collator'],
     'validation': ['score_answers'],

@@ -214,7 +214,7 @@ def test_save_total_limit(folder, config, tmp_path):
 
 
 def test_runs_are_not_mixed_up(folder, config, tmp_path):
-    with pytest.raises(VQAError, match='no run to resume'): finetune(folder, tmp_path / 'run', config, resume=True)
+    with pytest.raises(VQAError, match='no run to resume'): finetune(None, tmp_path / 'run', config, resume=True)
     finetune(folder, tmp_path / 'run', replace(config, max_steps=1), progress=False)
     with pytest.raises(VQAError, match='there is a run already'): finetune(folder, tmp_path / 'run', config)
     with pytest.raises(VQAError, match='learning_rate .* before'): finetune(folder, tmp_path / 'run', replace(config, max_steps=1, learning_rate=1e-4), resume=True)
