@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VISION_TARGETS', 'INFO_FILE', 'AdapterConfig', 'add_adapter', 'trainable_names', 'describe_trainable', 'versions',
-           'AdapterInfo', 'describe_base', 'save_adapter', 'current_key', 'load_lora', 'load_adapter', 'merge_adapter']
+           'AdapterInfo', 'describe_base', 'save_adapter', 'current_key', 'load_lora', 'load_adapter',
+           'adapter_settings', 'continue_adapter', 'merge_adapter']
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #43d8b5c4
 import importlib.metadata, json, logging, os, re, shutil
@@ -85,7 +86,7 @@ def describe_trainable(model) -> str:
     total = sum(p.numel() for p in model.parameters())
     return f'{trained / 1e6:.2f} M of {total / 1e6:.1f} M parameters train ({trained / total:.2%})'
 
-# %% ../../nbs/0_ground/22_adapter.ipynb #fdf4a576
+# %% ../../nbs/0_ground/22_adapter.ipynb #280ff223
 INFO_FILE = 'paligemma_vqa.json'
 
 def versions() -> dict[str, str]:
@@ -105,6 +106,7 @@ class AdapterInfo:
     mode:str='lora'                     # `lora`, `qlora`, `full`, or `merged`
     dataset_fingerprint:str=''
     metrics:dict=field(default_factory=dict)
+    told:list[str]=field(default_factory=list)   # What it goes on from, a sentence each, for the card
     versions:dict=field(default_factory=versions)
     created_at:str=field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
@@ -192,7 +194,7 @@ def current_key(key:str) -> str:
     for pattern, replacement in _RENAMED: key = re.sub(pattern, replacement, key, count=1)
     return key
 
-# %% ../../nbs/0_ground/22_adapter.ipynb #5db3edae
+# %% ../../nbs/0_ground/22_adapter.ipynb #ec37e81b
 def _old_names(name:str) -> list[str]:
     "What transformers 4 called module `name` (4.52 and later, then earlier), and what it is called now"
     later = name.replace('vision_tower.', 'vision_tower.vision_model.')
@@ -215,13 +217,7 @@ def load_lora(
 ) -> PeftModel:
     "`model` with the LoRA adapter in `folder`, all of it; `VQAError` otherwise"
     folder = Path(folder)
-    if not (folder / 'adapter_model.safetensors').exists():
-        raise VQAError('there is no adapter_model.safetensors', folder, remedy='Only safetensors are loaded; save the adapter again.')
-    try:
-        config = LoraConfig.from_pretrained(str(folder))
-        tensors = {current_key(key): value for key, value in load_file(folder / 'adapter_model.safetensors').items()}
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder, remedy='Copy it again.') from error
+    config, tensors = _read_lora(folder)
     check_finite(tensors.items(), folder)
     wanted = _target_modules(model, config)
     stored = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
@@ -236,6 +232,13 @@ def load_lora(
     except RuntimeError as error:
         raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})', folder) from None
     return model.eval()
+
+def _read_lora(folder:Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    if not (folder / 'adapter_model.safetensors').exists():
+        raise VQAError('there is no adapter_model.safetensors', folder, remedy='Only safetensors are loaded; save the adapter again.')
+    try: return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key, value in load_file(folder / 'adapter_model.safetensors').items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+        raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder, remedy='Copy it again.') from error
 
 def _mismatch(folder, missing, unexpected) -> VQAError:
     parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names, what in ((missing, 'missing'), (unexpected, 'unexpected')) if names]
@@ -278,6 +281,38 @@ def _adapter_folder(folder:Path) -> Path:
     return folder / 'adapter' if not (folder / INFO_FILE).exists() and (folder / 'adapter' / INFO_FILE).exists() else folder
 
 def _on(fact:bool) -> str: return 'on' if fact else 'off'
+
+# %% ../../nbs/0_ground/22_adapter.ipynb #ca1d4572
+def adapter_settings(
+    folder:str|Path,      # An adapter, a whole checkpoint, or a run that holds one
+) -> tuple[dict, AdapterInfo]:   # Fields of a training configuration, and what the adapter says about itself
+    "The settings that training must have to go on from the adapter in `folder`"
+    folder = _adapter_folder(Path(folder))
+    info = AdapterInfo.load(folder)
+    if (folder / 'config.json').exists(): return dict(base=str(folder), mode='full', soft_capping=None), info
+    config, tensors = _read_lora(folder)
+    if (found := base_fingerprint(info.base_model)) != info.base_fingerprint:
+        raise VQAError(f"the adapter was trained on another '{info.base_model}' ({info.base_fingerprint}, not {found})", folder)
+    places = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
+    has_vision = any('vision_tower' in place for place in places)
+    targets = tuple(name for name in AdapterConfig().lora_targets if any(place.endswith(f'.{name}') for place in places if 'language_model' in place))
+    return dict(base=info.base_model, mode=info.mode, soft_capping=info.soft_capping or False, lora_rank=config.r, lora_alpha=float(config.lora_alpha),
+                lora_dropout=config.lora_dropout, lora_targets=targets, use_dora=config.use_dora, use_rslora=config.use_rslora,
+                vision_lora=has_vision, freeze_vision=not has_vision,
+                train_projector=any('multi_modal_projector' in key and '.lora_' not in key for key in tensors)), info
+
+def continue_adapter(
+    model,                # From `add_adapter`, with the settings of `adapter_settings`
+    folder:str|Path,
+) -> None:
+    "Put the weights of the adapter in `folder` where `model` has fresh ones; `VQAError` unless all fit"
+    folder = _adapter_folder(Path(folder))
+    _, tensors = _read_lora(folder)
+    check_finite(tensors.items(), folder)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if expected.keys() != tensors.keys(): raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
+    try: set_peft_model_state_dict(model, tensors)
+    except RuntimeError as error: raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})', folder) from None
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #32c16626
 def merge_adapter(

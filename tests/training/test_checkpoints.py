@@ -1,5 +1,5 @@
 "Runs that are cut short, damaged, preempted, lengthened or go wrong: what is whole goes on, everything else is one sentence"
-import json, os, shutil
+import json, shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from paligemma_vqa.dataset.records import read_records, write_records
+from paligemma_vqa.dataset.records import read_records
 from paligemma_vqa.inference.predictor import Predictor
 from paligemma_vqa.model.adapter import AdapterInfo, load_adapter
 from paligemma_vqa.schema import EventSchema, VQAError
