@@ -1,0 +1,90 @@
+"""What we write is read by the tools themselves, and what they write is read by us. The tools come from PyPI, into an environment of their own."""
+import json, subprocess, venv
+
+import pytest
+from PIL import Image
+
+from paligemma_vqa.dataset.formats import export_labels, import_labels
+from paligemma_vqa.dataset.records import Record, write_records
+from paligemma_vqa.schema import EventSchema
+
+pytestmark = pytest.mark.slow
+SCHEMA = EventSchema()
+SAID = [{}, {'A': '1'}, {'A': '1', 'B': '2'}, {'A': '2'}, {}]
+
+@pytest.fixture(scope='module')
+def tools(tmp_path_factory):
+    "A Python that has datumaro and pympi"
+    root = tmp_path_factory.mktemp('tools')
+    venv.create(root, with_pip=True)
+    python = root/'bin/python'
+    done = subprocess.run([python, '-m', 'pip', 'install', '-q', 'datumaro==1.9.1', 'pympi-ling==1.71'], capture_output=True, text=True)
+    if done.returncode: pytest.skip(f'the tools cannot be installed: {done.stderr[-200:]}')
+    return python
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path/'data'
+    (root/'images').mkdir(parents=True)
+    records = []
+    for n, said in enumerate(SAID):
+        Image.new('RGB', (64, 48)).save(root/f'images/op_{n * 10:06d}.jpg')
+        records.append(Record(f'images/op_{n * 10:06d}.jpg', SCHEMA.question(), SCHEMA.render(said), dict(video='op', frame_index=n * 10, time_s=n * 0.4)))
+    write_records(root, records)
+    (root/'frames.jsonl').write_text(''.join(json.dumps(dict(image=r.image) | r.extra) + '\n' for r in records))
+    return root
+
+def run(tools, code, *arguments):
+    done = subprocess.run([tools, '-c', code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+def back(path, folder, **options): return [SCHEMA.parse(record.answer) for record in import_labels(path, folder, empty='nothing', write=False, **options).records]
+
+READ = '''
+import sys, json
+from datumaro.components.dataset import Dataset
+data = Dataset.import_from(sys.argv[1], sys.argv[2])
+names = [label.name for label in data.categories()[list(data.categories())[0]]] if data.categories() else []
+found = {item.id.split('/')[-1]: sorted([names[a.label], str(a.attributes.get('phase', ''))] for a in item.annotations if not a.attributes.get('outside')) for item in data}
+print(json.dumps(found))
+if len(sys.argv) > 4: data.export(sys.argv[4], sys.argv[3])
+'''
+
+def test_datumaro_reads_and_writes_cvat(tools, folder, tmp_path):
+    export_labels(folder, tmp_path/'set/annotations.xml', 'cvat')
+    found = json.loads(run(tools, READ, tmp_path/'set', 'cvat', 'cvat', tmp_path/'again'))
+    assert found['op_000020'] == [['A', '1'], ['B', '2']] and found['op_000000'] == []
+    written, = (tmp_path/'again').rglob('*.xml')
+    assert back(written, folder) == SAID
+
+def test_datumaro_reads_the_tracks_of_a_video(tools, folder, tmp_path):
+    export_labels(folder, tmp_path/'set/annotations.xml', 'cvat-video')
+    found = json.loads(run(tools, READ, tmp_path/'set', 'cvat'))
+    assert {tuple(pair) for pairs in found.values() for pair in pairs} >= {('A', '1'), ('A', '2'), ('B', '2')}
+
+def test_datumaro_reads_and_writes_coco(tools, folder, tmp_path):
+    export_labels(folder, tmp_path/'set/annotations/instances_default.json', 'coco')
+    found = json.loads(run(tools, READ, tmp_path/'set', 'coco', 'coco_instances', tmp_path/'again'))
+    assert found['op_000020'] == [['A: 1', '1'], ['B: 2', '2']]
+    written, = (tmp_path/'again').rglob('instances*.json')
+    assert back(written, folder) == SAID
+
+def test_pympi_reads_and_writes_elan(tools, folder, tmp_path):
+    export_labels(folder, tmp_path/'op.eaf')
+    code = '''
+import sys, json
+from pympi.Elan import Eaf
+eaf = Eaf(sys.argv[1])
+print(json.dumps({tier: eaf.get_annotation_data_for_tier(tier) for tier in eaf.get_tier_names()}))
+made = Eaf()
+made.add_linked_file('op.mp4', mimetype='video/mp4')
+for tier, said in dict(A=[(400, 1200, '1'), (1200, 1600, '2')], B=[(800, 1200, '2')]).items():
+    made.add_tier(tier)
+    for one in said: made.add_annotation(tier, *one)
+made.remove_tier('default')
+made.to_file(sys.argv[2])
+'''
+    found = json.loads(run(tools, code, tmp_path/'op.eaf', tmp_path/'made.eaf'))
+    assert found['A'] == [[400, 1200, '1'], [1200, 1600, '2']] and found['B'] == [[800, 1200, '2']] and found['C'] == []
+    assert back(tmp_path/'made.eaf', folder) == SAID
