@@ -63,8 +63,8 @@ def video(
 
 # %% ../../nbs/9_command/11_video.ipynb #7be5aa54
 def _pictures_in(folder:Path) -> bool:
-    from paligemma_vqa.inference.predictor import PICTURES
-    return any(path.suffix.lower() in PICTURES for path in folder.iterdir())
+    from paligemma_vqa.media.folders import look_into
+    return not look_into(folder).videos   # a recorder saves stills beside its videos
 
 # %% ../../nbs/9_command/11_video.ipynb #d2904c81
 def _dynamics(schema, data):

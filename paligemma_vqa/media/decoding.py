@@ -181,7 +181,7 @@ class Decoder:
     "Decodes one track, in the order of its packets"
     def __init__(self, stream, clock:Clockwork, ledger:Ledger, counted:int=0):
         self.codec, self.clock, self.ledger = stream.codec_context, clock, ledger
-        self.time_base, self.shift_s, self.shown = float(stream.time_base), clock.shift_s, counted
+        self.time_base, self.shift_s, self.shown = stream.time_base, clock.shift_s, counted
         self.is_waiting, self._patience = True, WAIT_AT_START
         self._times, self._skipped = [], set()   # of packets whose picture has not been shown, and need not be
 
@@ -236,7 +236,7 @@ class Decoder:
         "The picture with its number and its time; nothing for one that is out of order"
         last_s = self.ledger.last_s
         if not self.clock.has_showing_times and self._times: time_s = heappop(self._times)
-        elif frame.pts is not None and self.clock.has_showing_times: time_s = frame.pts * self.time_base + self.shift_s
+        elif frame.pts is not None and self.clock.has_showing_times: time_s = float(frame.pts * self.time_base) + self.shift_s
         else: time_s = 0.0 if last_s is None else last_s + self.clock.spacing_s
         if last_s is not None and time_s <= last_s + 1e-9: return
         if self.clock.has_showing_times:

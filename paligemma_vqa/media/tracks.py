@@ -117,7 +117,7 @@ def origin_of(container) -> float:
 class Clockwork:
     "Puts the packets of one track, in the order of the file, on one clock"
     def __init__(self, container, stream):
-        self.time_base, self.spacing_s, self.origin_s = float(stream.time_base), 1 / rate_of(container, stream), origin_of(container)
+        self.time_base, self.spacing_s, self.origin_s = stream.time_base, 1 / rate_of(container, stream), origin_of(container)
         self.can_restart, self.can_miss = container.format.name in RESTARTS, container.format.name in HOLES
         self.has_showing_times = container.format.name not in WITHOUT_SHOWING_TIMES
         self.shift_s, self.newest_s, self._last_dts_s, self._count = -self.origin_s, None, None, 0
@@ -133,8 +133,8 @@ class Clockwork:
         "The packet with its time; to be called for each one, in order"
         dts, pts = packet.dts, packet.pts if self.has_showing_times else packet.dts
         dts_s = self._count * self.spacing_s + self.origin_s if dts is None and not self.has_showing_times else \
-            None if dts is None else dts * self.time_base
-        pts_s = dts_s if pts is None else pts * self.time_base
+            None if dts is None else float(dts * self.time_base)
+        pts_s = dts_s if pts is None else float(pts * self.time_base)
         self._count += 1
         is_corrupt = packet.is_corrupt and not self._is_at_restart(packet, following)
         note, is_restart = self._judge(is_corrupt, dts_s, pts_s)
