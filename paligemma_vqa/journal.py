@@ -18,7 +18,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLease
 from .files import sync_folder, write_atomically
 from .schema import VQAError
 
-# %% ../nbs/0_ground/03_journal.ipynb #65b1c867
+# %% ../nbs/0_ground/03_journal.ipynb #f8aacc54
 def read_journal(
     path:str|Path,
     use:Callable[[dict], object],  # Called with each entry; they are not collected, since a long journal's would fill the memory
@@ -56,7 +56,7 @@ def read_line(line:bytes):
     "What is in a line of JSON; `ValueError` when nothing is, or half a character that could not be written again"
     try: entry = json.loads(line.decode())
     except RecursionError: raise ValueError('too deep') from None
-    if b'\\ud' in line.lower(): json.dumps(entry, ensure_ascii=False).encode()
+    if b'\\ud' in line or b'\\uD' in line: json.dumps(entry, ensure_ascii=False).encode()
     return entry
 
 # %% ../nbs/0_ground/03_journal.ipynb #5e1f73eb

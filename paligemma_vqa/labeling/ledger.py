@@ -7,8 +7,8 @@ __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'FIELDS', 'BESIDE', 'ItemState', 'Change
            'wrong_entry', 'Keys', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'choose',
            'final_annotation', 'records_of', 'digest', 'mark_of']
 
-# %% ../../nbs/1_label/01_ledger.ipynb #09116412
-import hashlib, json
+# %% ../../nbs/1_label/01_ledger.ipynb #ab6d6fa5
+import hashlib, json, re
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +65,7 @@ def without_idle(changes:dict) -> dict:
     others = {name: pair for name, pair in changes.items() if name != 'events' and pair[0] != pair[1]}
     return ({'events': events} if events else {}) | others
 
-# %% ../../nbs/1_label/01_ledger.ipynb #6930872d
+# %% ../../nbs/1_label/01_ledger.ipynb #84515c88
 def _text(value) -> bool: return value is None or isinstance(value, str)
 def _texts(value) -> bool: return value is None or isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
@@ -92,6 +92,8 @@ def _wrong_change(changes) -> str|None:
         elif name not in FIELDS: return f"'{name}' is nothing that can be said of a picture"
         elif not (isinstance(pair, list) and len(pair) == 2 and all(map(FIELDS[name], pair))): return f"the {name} cannot be read"
 
+_PLAIN = re.compile(r'\w[\w -]*(/\w[\w -]*)*(\.\w+)?').fullmatch
+
 def wrong_entry(
     entry,               # Whatever a line of JSON held
     known:set[str],      # Pictures whose paths were looked at before; grows. A long journal names the same ones again and again
@@ -103,8 +105,8 @@ def wrong_entry(
     if not isinstance(entry['do'], str) or not isinstance(entry['time'], str): return 'the action or its time is not a text'
     if not isinstance(entry['items'], dict): return 'the "items" are no JSON object'
     for item, changes in entry['items'].items():
-        if item not in known:
-            if complaint := check_image_path(item): return complaint
+        if item not in known:   # most names are plain, and need no closer look
+            if not _PLAIN(item) and (complaint := check_image_path(item)): return complaint
             known.add(item)
         if complaint := _wrong_change(changes): return complaint
 

@@ -6,7 +6,7 @@
 __all__ = ['ABSENT', 'History', 'by_picture', 'exported_path', 'read_head', 'read_history', 'add_to_history', 'write_history',
            'Outside', 'compare', 'read_labels', 'journal_marks', 'changes_of', 'take_outside']
 
-# %% ../../nbs/1_label/15_outside.ipynb #4cea4789
+# %% ../../nbs/1_label/15_outside.ipynb #5a8748ef
 import hashlib, json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ..files import write_atomically
 from ..journal import read_journal
 from .changed import append, now
 from .asked import dropped_marks, records
-from .ledger import ENDS, choose, digest, mark_of, phase_at, without_idle
+from .ledger import ENDS, choose, digest, mark_of, phase_at, without_idle, wrong_entry
 from .opened import OpenFolder, refresh, scan
 from ..schema import Annotation, EventSchema, VQAError
 
@@ -127,7 +127,7 @@ def _sort_new(found, image, new, mine, read):
         else: found.aside.append((line, 'it contradicts the other lines of its picture' if question in whole else 'it cannot be read under this schema'))
     if whole and agree: found.take[image] = said[0], [*{**mine, **whole}.values()]
 
-# %% ../../nbs/1_label/15_outside.ipynb #45b83bbb
+# %% ../../nbs/1_label/15_outside.ipynb #3e4cc431
 def read_labels(path:Path) -> tuple[list[Record], list[tuple[int, str]]]:
     "The records of labels.jsonl, and the lines that are none, each with its number and what is wrong"
     records, wrong = [], []
@@ -142,11 +142,12 @@ def read_labels(path:Path) -> tuple[list[Record], list[tuple[int, str]]]:
 
 def journal_marks(store:OpenFolder) -> Callable[[Record], bool]:
     "Whether a line was made from an entry of a journal; read again, since it is hardly ever asked"
-    marks = set()
-    def note(entry): marks.update((store_name, item, entry.get('time')) for item in entry['items'])
+    marks, known = set(), set()
+    def note(entry):
+        if wrong_entry(entry, known) is None: marks.update((store_name, item, entry['time']) for item in entry['items'])
     for path in store.logs():
         store_name = path.stem
-        if store_name in store.ledgers: read_journal(path, note, refused=[])
+        if store_name in store.ledgers: read_journal(path, note)
     return lambda line: (line.extra.get('annotator'), line.image, line.extra.get('created_at')) in marks
 
 # %% ../../nbs/1_label/15_outside.ipynb #fa61372a

@@ -1,0 +1,357 @@
+"""Other programs in the folder: whatever they do to labels.jsonl and to journals, at whatever time, no acknowledged label
+is lost or changed, and what they did is taken over, or told and kept."""
+import errno, fcntl, json, os, shutil, time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from paligemma_vqa.dataset.records import LABELS, Record, read_records
+from paligemma_vqa.labeling import exported, outside
+from paligemma_vqa.labeling.ledger import digest
+from paligemma_vqa.labeling.store import LabelStore
+from paligemma_vqa.schema import EventSchema, VQAError
+
+SCHEMA = EventSchema(events=('A', 'B'), phases=('1', '2', '3'))
+FRAMES = [f'images/v_{frame:06d}.jpg' for frame in range(5)] + ['images/polyp.jpg', 'images/nodule.jpg']
+
+
+def make_folder(folder:Path) -> Path:
+    (folder/'images').mkdir(parents=True)
+    for name in FRAMES: (folder/name).touch()
+    SCHEMA.save(folder/'schema.json')
+    return folder
+
+def line(image, annotation, **extra): return Record(image, SCHEMA.question(), SCHEMA.render(annotation), extra)
+def at(folder, name='anna'): return folder/f'labels/{name}.jsonl'
+def answers(folder): return {record.image: SCHEMA.parse(record.answer) for record in read_records(folder)}
+def backups(folder): return b'\n'.join(path.read_bytes() for path in (folder/'labels').glob('*.bak'))
+
+@pytest.fixture
+def folder(tmp_path): return make_folder(tmp_path/'data')
+
+
+# --- any order of labeling, crashes and other programs, against a memory of what was acknowledged
+
+class Killed(BaseException): "The process ends at this write"
+
+class OutsideMachine(RuleBasedStateMachine):
+    root:Path      # set by the test
+    count, steps = 0, 0
+
+    def __init__(self):
+        super().__init__()
+        OutsideMachine.count += 1
+        self.folder = make_folder(self.root/f'run{OutsideMachine.count}')
+        self.store, self.written, self.ever, self.deleted = LabelStore(self.folder, 'anna'), set(), set(), set()
+        self.expected, self.bert, self.saved = self.look(), {}, {at(self.folder): [b'']}
+
+    items, annotations = st.sampled_from(FRAMES), st.dictionaries(st.sampled_from('AB'), st.sampled_from('123'))
+    numbers, times = st.integers(0, 10**6), st.sampled_from([None, 0, 10**9, 4 * 10**9])
+
+    def look(self):
+        states = {item: self.store.state(item) for item in FRAMES}
+        return {item: (state.annotation, state.status, state.note, state.is_flagged) for item, state in states.items()}
+
+    def act(self, change):
+        "One acknowledged action; one that is refused changes nothing, and after opening again all is as it was"
+        OutsideMachine.steps += 1
+        try: change()
+        except VQAError as error:
+            assert 'NOT saved' in str(error) and self.look() == self.expected
+            self.open_again()
+            change()
+        self.expected = self.look()
+
+    def lines(self):
+        "What is in labels.jsonl now, as far as it can be read"
+        try: return outside.read_labels(self.folder/LABELS)[0]
+        except VQAError: return []
+
+    def synchronize(self, step):
+        "Something that looks at labels.jsonl; what is different afterwards must have been done outside, and been told"
+        lines, before = self.lines(), self.expected
+        foreign = {record.image: record for record in lines if digest(record) not in self.written}
+        there, raw = {record.image for record in lines}, (self.folder/LABELS).read_bytes() if (self.folder/LABELS).exists() else b''
+        step()
+        now = self.look()
+        for item, (annotation, status, note, is_flagged) in now.items():
+            if (annotation, status, note, is_flagged) == before[item]: continue
+            assert (note, is_flagged) == before[item][2:]
+            if item in foreign and annotation == SCHEMA.parse(foreign[item].answer) and status == 'done':
+                assert digest(foreign[item]) not in self.ever or item in self.deleted, 'a label went back to what it was'
+            else: assert annotation == before[item][0] and (before[item][1], status) == ('done', 'todo') and item not in there, item
+        final = {record.image: record for record in self.store.records()}
+        for item, record in foreign.items():
+            if item not in final or final[item].answer != record.answer: assert record.answer.encode() in backups(self.folder) and raw in backups(self.folder)
+        for item, annotation in self.bert.items():   # another annotator's labels are nobody's to change
+            assert self.store.annotation_of('bert', item) == annotation
+        self.deleted |= {item for item in FRAMES if item not in there}
+        self.expected = now
+
+    def open_again(self):
+        def again():
+            self.store.journal.close()
+            self.store = LabelStore(self.folder, 'anna')
+        self.synchronize(again)
+
+    # labeling
+
+    @rule(item=items, annotation=annotations)
+    def accepts(self, item, annotation): self.act(lambda: self.store.accept(item, annotation))
+
+    @rule(item=items, event=st.sampled_from('AB'), phase=st.sampled_from([None, *'123']), hold=st.sampled_from(['span', 'todo', 'item']))
+    def sets(self, item, event, phase, hold): self.act(lambda: self.store.set(item, event, phase, hold))
+
+    @rule(item=items, status=st.sampled_from(['todo', 'done', 'skipped']))
+    def calls(self, item, status): self.act(lambda: self.store.set_status(item, status))
+
+    @rule(item=items, text=st.text(max_size=5), flagged=st.booleans())
+    def marks(self, item, text, flagged):
+        self.act(lambda: self.store.set_note(item, text))
+        self.act(lambda: self.store.set_flag(item, flagged))
+
+    @rule(again=st.booleans())
+    def takes_back(self, again): self.act(lambda: self.store.redo() if again else self.store.undo())
+
+    @rule(item=items, annotation=annotations)
+    def bert_labels(self, item, annotation):
+        OutsideMachine.steps += 1
+        with LabelStore(self.folder, 'bert') as bert:
+            bert.accept(item, annotation)
+            self.bert = {item: bert.annotation_of('bert', item) for item in bert.done_by('bert')}
+        self.remember()
+        self.open_again()
+
+    # writing, crashing, starting again
+
+    def remember(self):
+        self.written = {digest(record) for record in self.lines()}
+        self.ever |= self.written
+
+    @rule()
+    def compacts(self):
+        OutsideMachine.steps += 1
+        try: self.synchronize(self.store.compact)
+        except VQAError as error:
+            assert 'NOT saved' in str(error)     # the journal was changed: what comes from outside cannot be taken over now
+            self.open_again()
+            self.store.compact()
+        self.remember()
+        finished = {item for ledger in self.store.ledgers.values() for item, status in ledger.statuses.items() if status == 'done'}
+        assert {record.image for record in self.lines()} <= finished
+
+    @rule()
+    def restarts(self):
+        OutsideMachine.steps += 1
+        self.open_again()
+
+    @rule(number=st.integers(0, 2))
+    def is_killed_while_writing(self, number):
+        OutsideMachine.steps += 1
+        real, count = exported.write_atomically, [0]
+        def dies(*arguments):
+            count[0] += 1
+            if count[0] > number: raise Killed
+            return real(*arguments)
+        exported.write_atomically = outside.write_atomically = dies
+        try: self.store.compact()
+        except (Killed, VQAError): pass
+        finally: exported.write_atomically = outside.write_atomically = real
+        self.expected = self.look()   # what was taken over before the end
+        self.written |= {digest(record) for record in self.store.records()}
+        self.ever |= self.written
+        self.open_again()
+        self.compacts()
+
+    # other programs
+
+    def put(self, path, content, when, swap=False):
+        OutsideMachine.steps += 1
+        self.saved.setdefault(path, []).append(path.read_bytes() if path.exists() else b'')
+        if swap:
+            path.with_suffix('.new').write_bytes(content)
+            os.replace(path.with_suffix('.new'), path)
+        else: path.write_bytes(content)
+        if when is not None: os.utime(path, (when, when))
+
+    @rule(number=numbers, annotation=annotations, when=times)
+    def edits_a_line(self, number, annotation, when):
+        lines = [record.to_json() for record in self.lines()]
+        if not lines: return
+        values = json.loads(lines[number % len(lines)])
+        lines[number % len(lines)] = json.dumps(values | {'answer': SCHEMA.render(annotation)})
+        self.put(self.folder/LABELS, '\n'.join(lines).encode() + b'\n', when)
+
+    @rule(item=items, annotation=annotations, when=times)
+    def adds_a_line(self, item, annotation, when):
+        content = (self.folder/LABELS).read_bytes() if (self.folder/LABELS).exists() else b''
+        self.put(self.folder/LABELS, content + line(item, annotation, source='elsewhere').to_json().encode() + b'\n', when)
+
+    @rule(number=numbers, when=times)
+    def deletes_a_line(self, number, when):
+        lines = [record.to_json() for record in self.lines()]
+        if lines: self.put(self.folder/LABELS, '\n'.join(lines[:number % len(lines)] + lines[number % len(lines) + 1:]).encode() + b'\n', when)
+
+    @rule(junk=st.sampled_from([b'\n', b'{"torn', b'{"image": "../x", "question": "?", "answer": "none"}\n', b'\xff\xfe\n']), when=times)
+    def adds_junk(self, junk, when):
+        content = (self.folder/LABELS).read_bytes() if (self.folder/LABELS).exists() else b''
+        self.put(self.folder/LABELS, content + junk, when)
+
+    @rule(number=numbers, when=times, swap=st.booleans(), journal=st.booleans())
+    def restores_a_backup(self, number, when, swap, journal):
+        path = at(self.folder) if journal else self.folder/LABELS
+        kept = self.saved.get(path)
+        if kept: self.put(path, kept[number % len(kept)], when, swap)
+
+    @rule(number=numbers, swap=st.booleans(), when=times)
+    def shortens_a_journal(self, number, swap, when):
+        lines = at(self.folder).read_bytes().splitlines(keepends=True) if at(self.folder).exists() else []
+        self.put(at(self.folder), b''.join(lines[:number % (len(lines) + 1)]), when, swap)
+
+    @rule(number=numbers)
+    def edits_a_journal(self, number):
+        content = at(self.folder).read_bytes() if at(self.folder).exists() else b''
+        self.put(at(self.folder), content.replace(b'"1"', b'"3"', 1 + number % 3), None)
+
+    @rule(junk=st.sampled_from([b'{"note":"hi"}\n', b'[]\n', b'7\n', b'{"time":"2026","do":"x","items":{"/etc/passwd":{"A":1}}}\n', b'\x00\x00\n', b'{"id": "to']))
+    def adds_junk_to_a_journal(self, junk):
+        with open(at(self.folder), 'ab') as file: file.write(junk)
+
+    @rule(name=st.sampled_from(['anna (conflicted copy)', 'anna-LAPTOP', 'anna 2']))
+    def leaves_a_conflicted_copy(self, name):
+        if at(self.folder).exists(): shutil.copy(at(self.folder), at(self.folder, name))
+
+    @rule()
+    def removes(self):
+        for path in (self.folder/LABELS, at(self.folder)): path.unlink(missing_ok=True)
+
+    @invariant()
+    def agrees(self):
+        assert self.look() == self.expected
+        assert set(self.store.annotators) <= {'anna', 'bert'}
+
+    def teardown(self): self.store.journal.close()
+
+
+def run(tmp_path, examples, steps):
+    OutsideMachine.root, OutsideMachine.count, OutsideMachine.steps = tmp_path, 0, 0
+    # Without shrinking, which takes minutes here: the steps of a failure are printed as they were.
+    options = settings(max_examples=examples, stateful_step_count=steps, deadline=None, database=None,
+                       phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(OutsideMachine, settings=options)
+
+def test_nothing_acknowledged_is_lost_to_other_programs(tmp_path): run(tmp_path, 25, 25)
+
+@pytest.mark.slow
+def test_ten_thousand_steps_beside_other_programs(tmp_path):
+    run(tmp_path, 220, 60)
+    assert OutsideMachine.steps >= 10_000
+
+
+# --- the cases by name
+
+def test_an_empty_line_from_outside_reverts_nothing(folder):
+    "What was compacted six times A 1, gets an empty line, is labeled A 3, and stays A 3"
+    store = LabelStore(folder, 'anna')
+    store.set(FRAMES[0], 'A', '1')
+    store.set_status(FRAMES[:5], 'done')
+    store.compact()
+    with open(folder/LABELS, 'a') as file: file.write('\n')
+    store.set(FRAMES[0], 'A', '3')
+    store.compact()
+    assert answers(folder) == {frame: {'A': '3'} for frame in FRAMES[:5]}
+    store.close()
+
+@pytest.mark.parametrize('when', [0, 10**9, 4 * 10**9])
+def test_an_edit_counts_whatever_its_time_and_a_deleted_line_stays_away(folder, when):
+    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES, {'A': '1'}, hold='item')
+    kept = (folder/LABELS).read_text().splitlines()
+    edited = [text.replace('A in the 1', 'B in the 2') if FRAMES[1] in text else text for text in kept if FRAMES[2] not in text]
+    (folder/LABELS).write_text('\n'.join(edited) + '\n')
+    os.utime(folder/LABELS, (when, when))
+    expected = {item: {'B': '2'} if item == FRAMES[1] else {'A': '1'} for item in FRAMES if item != FRAMES[2]}
+    for _ in range(2):
+        with LabelStore(folder, 'anna') as store: assert store.status(FRAMES[2]) == 'todo'
+        assert answers(folder) == expected
+    with LabelStore(folder, 'anna') as store: store.set_status(FRAMES[2], 'done')     # labeled again
+    assert answers(folder) == expected | {FRAMES[2]: {'A': '1'}}
+
+def test_a_label_of_somebody_else_that_was_deleted_stays_away_until_it_is_given_again(folder):
+    with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[1], {'A': '1'})
+    (folder/LABELS).write_text('\n')
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[2], {'B': '1'})
+    assert FRAMES[1] in answers(folder)            # an empty file is damage, and deletes nothing
+    (folder/LABELS).write_text(''.join(text for text in (folder/LABELS).open() if FRAMES[1] not in text))
+    for name in 'anna', 'bert', 'anna':
+        with LabelStore(folder, name) as store: store.set_flag(FRAMES[1], name == 'bert')
+        assert FRAMES[1] not in answers(folder)
+    with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[1], {'A': '2'})
+    assert answers(folder)[FRAMES[1]] == {'A': '2'}
+
+CASE = ['{"note":"hi"}', '{"items":["images/a.jpg"],"time":5}',
+        '{"time":"2026-01-01T00:00:00+00:00","items":{"/etc/passwd":{"A":1}}}', '[]', '7', '{"id": "x", "do": "set"}',
+        '{"time":"2026","do":"set","items":{"images/polyp.jpg":{"events":{"A":[null,1]}}}}',
+        '{"time":"2026","do":"set","items":{"images/polyp.jpg":{"status":[null,"finished"]}}}',
+        '{"time":"2026","do":"set","items":{"../x.jpg":{"note":[null,"x"]}}}',
+        '{"time":"2026","do":"set_note","items":{"images/polyp.jpg":{"note":[null,"\\ud83d"]}}}',
+        '{"time":"2026","do":"set_note","annotator":"carla","items":{"images/polyp.jpg":{"note":[null,"x"]}}}']
+
+@pytest.mark.parametrize('foreign', CASE)
+@pytest.mark.parametrize('journal', ['anna', 'bert'])
+def test_a_line_that_is_no_entry_is_told_and_everything_else_opens(folder, foreign, journal):
+    for name in 'anna', 'bert':
+        with LabelStore(folder, name) as store: store.accept(FRAMES[0], {'A': '1'})
+    with open(at(folder, journal), 'a') as file: file.write(foreign + '\n')
+    (folder/'labels/.exported').unlink()                          # and without a memory of what was written
+    with open(folder/LABELS, 'a') as file: file.write(line(FRAMES[3], {'B': '2'}, annotator='anna').to_json() + '\n')
+    with LabelStore(folder, 'anna') as store:
+        assert [store.annotation_of(name, FRAMES[0]) for name in ('anna', 'bert')] == [{'A': '1'}] * 2
+        notice, taken = store.notices
+        assert '1 labels' in taken and store.annotation(FRAMES[3]) == {'B': '2'}
+        assert f'labels/{journal}.jsonl:2: ' in notice and 'passed over' in notice
+        assert store.annotators == ['anna', 'bert'] and store.state('images/polyp.jpg').note == ''
+        store.accept(FRAMES[1], {'B': '1'})
+    assert foreign in at(folder, journal).read_text()
+
+def test_a_conflicted_copy_is_no_annotator(folder):
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[0], {'A': '1'})
+    for name in 'anna (conflicted copy 2026-03-01)', 'anna-LAPTOP': shutil.copy(at(folder), at(folder, name))
+    with LabelStore(folder, 'bert') as store:
+        assert store.annotators == ['anna', 'bert'] and all("signed by 'anna'" in notice for notice in store.notices) and len(store.notices) == 2
+
+def test_a_journal_of_somebody_else_that_shrank_is_read_with_its_copy(folder):
+    with LabelStore(folder, 'bert') as bert: bert.annotate(FRAMES, {'A': '1'}, hold='item')
+    os.truncate(at(folder, 'bert'), 0)
+    with LabelStore(folder, 'anna') as store:
+        store.accept(FRAMES[0], {'B': '1'})
+        assert store.annotation_of('bert', FRAMES[1]) == {'A': '1'}
+    assert len(answers(folder)) == len(FRAMES)
+
+def test_links_that_lead_in_a_circle_open(folder):
+    (folder/'labels').mkdir()
+    at(folder, 'loop').symlink_to(at(folder, 'loop'))
+    (folder/'images/again').symlink_to(folder/'images', target_is_directory=True)
+    with LabelStore(folder, 'anna') as store:
+        assert sorted(store.items) == sorted(FRAMES) and 'loop.jsonl' in store.notices[0]
+        store.accept(FRAMES[0], {'A': '1'})
+
+@pytest.mark.parametrize('code', [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+def test_a_share_without_locks(folder, monkeypatch, code):
+    def no_locks(*_): raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    monkeypatch.setattr('paligemma_vqa.journal.LEASE_S', 1.5)
+    with LabelStore(folder, 'anna') as store:
+        assert 'no file locks' in store.notices[0]
+        store.accept(FRAMES[0], {'A': '1'})
+        lease = next((folder/'labels').glob('.anna.lease'))
+        assert str(os.getpid()) in lease.read_text()
+        lease.unlink()                                           # somebody took over, the heartbeat notices
+        for _ in range(200):
+            if store.journal._lock.compromise: break
+            time.sleep(0.1)
+        with pytest.raises(VQAError, match='the share was away'): store.accept(FRAMES[1], {'A': '1'})
+        assert store.status(FRAMES[1]) == 'todo'
+        store.journal.close()
+    with LabelStore(folder, 'anna') as store: assert store.annotation(FRAMES[0]) == {'A': '1'}
