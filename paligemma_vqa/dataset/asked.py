@@ -5,16 +5,14 @@
 # %% auto #0
 __all__ = ['QUEUE', 'uncertainty', 'surprise', 'read_queue', 'add_to_queue']
 
-# %% ../../nbs/2_dataset/13_asked.ipynb #4212c2c1
-import json
+# %% ../../nbs/2_dataset/13_asked.ipynb #325d4787
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..files import write_atomically
-from .records import read_lines
-from ..schema import VQAError
+from .lines import LineError, parse_json, read_lines, write_lines
+from .pictures import check_image_path
 
 # %% ../../nbs/2_dataset/13_asked.ipynb #54ff558a
 def uncertainty(
@@ -32,23 +30,24 @@ def surprise(
     p = np.asarray(probabilities, dtype=float)[np.arange(len(codes)), list(codes)]
     return float(-np.log2(np.clip(p, 1e-12, 1)).sum())
 
-# %% ../../nbs/2_dataset/13_asked.ipynb #7c5bed2d
+# %% ../../nbs/2_dataset/13_asked.ipynb #d7880d67
 QUEUE = 'queue.jsonl'
 
 def read_queue(folder:str|Path) -> dict[str, float]:
-    "Pictures that were asked for and how doubtful each was, in bits, the most doubtful first; empty when none were"
+    "Pictures asked for and how doubtful each was, in bits, the most doubtful first; `LineError` when a line is wrong"
     asked, path = {}, Path(folder)/QUEUE
-    for number, line in read_lines(path) if path.exists() else ():
-        try:
-            entry = json.loads(line)
-            asked[entry['image']] = float(entry['bits'])
-        except (ValueError, KeyError, TypeError): raise VQAError('the line is torn', path, number, 'Delete it.') from None
+    for number, text in read_lines(path) if path.exists() else ():
+        entry = parse_json(text, path, number)
+        is_asked = isinstance(entry, dict) and type(entry.get('bits')) in (int, float)
+        if not is_asked or check_image_path(entry.get('image')):
+            raise LineError('record', 'the line asks for no picture', path, number, 'Delete it.')
+        asked[entry['image']] = float(entry['bits'])
     return dict(sorted(asked.items(), key=lambda item: -item[1]))
 
 def add_to_queue(
     folder:str|Path,
     asked:Mapping[str, float],   # Picture, as in `Record.image`, to bits of doubt
 ) -> None:
-    "Ask for labels of pictures, beside those that were asked for before"
+    "Ask for labels of pictures, beside those that were asked for before; `LineError` for a doubt that is no number"
     entries = sorted((read_queue(folder) | dict(asked)).items(), key=lambda item: -item[1])
-    write_atomically(Path(folder)/QUEUE, [json.dumps(dict(image=image, bits=round(bits, 4)), ensure_ascii=False).encode() + b'\n' for image, bits in entries])
+    write_lines(Path(folder)/QUEUE, (dict(image=image, bits=round(float(bits), 4)) for image, bits in entries))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['picture_change', 'changed_frames', 'uncertain_frames', 'extract_frames']
 
-# %% ../../nbs/2_dataset/11_extract.ipynb #03bde36e
-import json, os
+# %% ../../nbs/2_dataset/11_extract.ipynb #df092fea
+import math, os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..files import write_atomically
-from .records import FRAMES, read_lines
+from .lines import write_lines
+from .pictures import FRAMES, read_frames_file
 from ..media.reading import Frame, VideoReader, read_frames
 from ..schema import VQAError
 
@@ -60,11 +60,11 @@ def uncertain_frames(
         if len(chosen) == count: break
     return sorted(index for _, index in chosen)
 
-# %% ../../nbs/2_dataset/11_extract.ipynb #5f1fe9de
+# %% ../../nbs/2_dataset/11_extract.ipynb #b44ca4b3
 def extract_frames(
     video:str|Path,                # Video file
     folder:str|Path,               # Dataset folder; made if it is not there
-    every_s:float|None=None,       # Seconds between frames, or between those looked at; None: 1, or 0.2 with `scene`, 0.5 with `predictor`
+    every_s:float|None=None,       # Seconds between frames looked at; None: 1, or 0.2 with `scene`, 0.5 with `predictor`
     scene:float|None=None,         # Keep a frame only when the picture has changed by this, 0 to 1; 0.08 finds cuts
     predictor=None,                # Keep the frames that this model is least sure of
     count:int=100,                 # How many of these
@@ -75,11 +75,9 @@ def extract_frames(
     name:str|None=None,            # What to call the video; None: its file's name
     quality:int=95,                # JPEG quality
 ) -> list[dict]:                   # What frames.jsonl says about each: image, video, frame_index, time_s
-    "Cut frames from a video into a dataset folder"
+    "Cut frames from a video into a dataset folder; `VQAError` when nothing can be taken, or another video has this name"
     video, folder = Path(video), Path(folder)
-    if sum(way is not None for way in (scene, predictor, indices)) > 1: raise VQAError('more than one of scene, predictor and indices', remedy='Choose one.')
-    every_s = every_s or (0.2 if scene is not None else 0.5 if predictor is not None else 1.0)
-    if not every_s > 0: raise VQAError(f'every {every_s} seconds', remedy='Give a number above 0.')
+    every_s = _check_choice(every_s, scene, predictor, count, indices)
     if not video.exists(): raise VQAError('no such video', video, remedy='Give the path of a video file.')
     name = name or video.stem
     known = _known_frames(folder, name, video)
@@ -89,18 +87,33 @@ def extract_frames(
     if predictor is not None: indices = uncertain_frames(looked_at(), predictor, count, gap_s)
     if indices is not None: frames = _frames_at(video, set(indices), looking)
     else: frames = looked_at() if scene is None else changed_frames(looked_at(), scene)
+    written = _write_frames(frames, video, folder, name, known, quality)
+    if not written: raise VQAError('no frame was taken', video, remedy='Look at start_s, end_s and scene.')
+    return written
+
+def _check_choice(every_s, scene, predictor, count, indices) -> float:
+    "Seconds between the frames looked at; `VQAError` for what cannot be meant"
+    if sum(way is not None for way in (scene, predictor, indices)) > 1:
+        raise VQAError('more than one of scene, predictor and indices', remedy='Choose one.')
+    if every_s is None: every_s = 0.2 if scene is not None else 0.5 if predictor is not None else 1.0
+    if not (every_s > 0 and math.isfinite(every_s)): raise VQAError(f'every {every_s} seconds', remedy='Give a number above 0.')
+    if scene is not None and not 0 <= scene <= 1:
+        raise VQAError(f'a picture cannot change by {scene}', remedy='Give 0 to 1; 0.08 finds cuts.')
+    if count < 1: raise VQAError(f'{count} frames cannot be taken', remedy='Give 1 or more.')
+    return every_s
+
+# %% ../../nbs/2_dataset/11_extract.ipynb #65623f23
+def _write_frames(frames, video, folder, name, known, quality) -> list[dict]:
     written = []
     (folder/'images').mkdir(parents=True, exist_ok=True)
     try:
         for frame in frames:
             image = f'images/{name}_{frame.index:06d}.jpg'
             _save_picture(frame.image, folder/image, quality)
-            written.append(dict(image=image, video=name, frame_index=frame.index, time_s=round(frame.time_s, 6), video_bytes=video.stat().st_size))
-    finally:  # also when the video breaks off or the work is interrupted: the pictures that are there have their times
-        if written:
-            lines = known | {entry['image']: entry for entry in written}
-            write_atomically(folder/FRAMES, [json.dumps(entry, ensure_ascii=False).encode() + b'\n' for entry in lines.values()])
-    if not written: raise VQAError('no frame was taken', video, remedy='Look at start_s, end_s and scene.')
+            written.append(dict(image=image, video=name, frame_index=frame.index, time_s=round(frame.time_s, 6),
+                                video_bytes=video.stat().st_size))
+    finally:
+        if written: write_lines(folder/FRAMES, (known | {entry['image']: entry for entry in written}).values())
     return written
 
 def _frames_at(video, indices, looking) -> Iterator[Frame]:
@@ -109,14 +122,12 @@ def _frames_at(video, indices, looking) -> Iterator[Frame]:
             if index in indices and (image := make_image()) is not None: yield Frame(index, time_s, image)
 
 def _known_frames(folder, name, video) -> dict[str, dict]:
-    if not (folder/FRAMES).exists(): return {}
     known = {}
-    for number, line in read_lines(folder/FRAMES):
-        try: entry = json.loads(line)
-        except ValueError: raise VQAError('the line is torn', folder/FRAMES, number, 'Delete it.') from None
+    for entry in read_frames_file(folder/FRAMES):
         known[entry['image']] = entry
         if entry.get('video') == name and entry.get('video_bytes', video.stat().st_size) != video.stat().st_size:
-            raise VQAError(f"there is another video '{name}' in the folder", folder/FRAMES, number, "Give this one another name (name='…').")
+            raise VQAError(f"there is another video '{name}' in the folder", folder/FRAMES,
+                           remedy="Give this one another name (name='…').")
     return known
 
 def _save_picture(image:np.ndarray, path:Path, quality:int) -> None:
