@@ -6,7 +6,7 @@
 __all__ = ['frames', 'lint', 'card', 'split']
 
 # %% ../../nbs/9_command/06_data.ipynb #1d113fb2
-import sys
+import shlex, sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
@@ -28,12 +28,17 @@ def frames(
 ):
     "Take frames out of a video for labeling, by time, by scene change or by the model's uncertainty."
     from paligemma_vqa.dataset.extract import extract_frames
+    from paligemma_vqa.dataset.pictures import FRAMES, read_frames_file
+    from paligemma_vqa.dataset.splits import advice_on_videos
     folder = output or video.with_suffix('')
-    choice = dict(predictor=predictor_of(lora_path), count=uncertain) if uncertain else {}
+    choice = dict(predictor=predictor_of(lora_path), count=uncertain) if uncertain is not None else {}
     taken = extract_frames(video, folder, every_s=every, scene=scene, **choice)
     if json_:
         for frame in taken: say_json(frame)
-    else: say(f'{len(taken)} frames in {folder}; label them with: paligemma-vqa label {folder}')
+        return
+    say(f'{len(taken)} frames in {folder}')
+    if advice := advice_on_videos(len({frame.get('video') for frame in read_frames_file(folder/FRAMES)})): say(advice)
+    say(f'Next: paligemma-vqa label {shlex.quote(str(folder))}')
 
 # %% ../../nbs/9_command/06_data.ipynb #819060f5
 def lint(
@@ -50,8 +55,18 @@ def lint(
     findings = check(data)
     for finding in findings: say_json(asdict(finding)) if json_ else say(finding)
     errors = sum(f.level == 'error' for f in findings)
-    if not json_: say(f'{errors} errors, {len(findings) - errors} warnings')
+    if not json_:
+        say(f'{errors} errors, {len(findings) - errors} warnings')
+        if all(finding.code != 'videos' for finding in findings) and (advice := _advice(data)): say(advice)
     if errors: raise typer.Exit(2)
+
+def _advice(data:Path) -> str|None:
+    "What the videos of a data set can show; None when there are enough, or its pictures are of no video"
+    from paligemma_vqa.dataset.records import each_line
+    from paligemma_vqa.dataset.splits import advice_on_videos
+    try: videos = {line.record.video for line in each_line(data, on_error=lambda error: None, is_complete=False)} - {None}
+    except VQAError: return None   # lint has said why
+    return advice_on_videos(len(videos)) if videos else None
 
 # %% ../../nbs/9_command/06_data.ipynb #6733bafe
 def card(data: Annotated[Path, typer.Argument(help='Data set folder.')]):
@@ -65,15 +80,15 @@ def card(data: Annotated[Path, typer.Argument(help='Data set folder.')]):
 def split(
     data: Annotated[Path, typer.Argument(help='Data set folder.')],
     seed: Seed = 0,
-    by: Annotated[Optional[str], typer.Option('--by', help="'frames' for a random split of frames, which leaks.", show_default=False)] = None,
+    by: Annotated[Optional[str], typer.Option('--by', help="video, time (blocks of the same video), looks (groups of like pictures), or frames (at random, which leaks). Default: what suits the data.", show_default=False)] = None,
+    gap: Annotated[Optional[float], typer.Option('--gap', min=0, max=3600, help='Seconds left out between blocks of time. Default: 5, less in a short video.', show_default=False)] = None,
+    anew: Annotated[bool, typer.Option('--anew', help='Forget the split there is. Otherwise a video that has a side keeps it.')] = False,
     json_: Json = False,
 ):
     "Split a data set into train, validation and test videos, and report what could leak."
-    from paligemma_vqa.dataset.records import load_schema, read_records
     from paligemma_vqa.dataset.leaks import find_leaks
-    from paligemma_vqa.dataset.splits import read_splits, split_by_group, write_splits
-    records = read_records(existing_folder(data))
-    splits = split_by_group(records, load_schema(data), seed=seed, by=by, previous=read_splits(data), folder=data)   # a video that has a side keeps it
-    write_splits(data, splits)
-    leaks = find_leaks(data, records, splits)
+    from paligemma_vqa.dataset.loading import split_dataset
+    from paligemma_vqa.dataset.records import Records
+    splits = split_dataset(existing_folder(data), seed=seed, by=by, anew=anew, gap_s=gap)
+    leaks = find_leaks(data, Records(data), splits)
     say_json(splits.to_dict() | dict(leaks=leaks.to_dict())) if json_ else say(leaks)

@@ -109,9 +109,9 @@ def _check_integers(value) -> None:
 
 def write_lines(
     path:str|Path,            # Ends in .gz: it is compressed
-    lines:Iterable[Mapping],
+    lines:Iterable[Mapping|bytes],   # Objects, or what `to_line` made of them
 ) -> None:
     "Replace a file of JSON lines; a crash, or an object that cannot be written, leaves the old file"
-    content = map(to_line, lines)
+    content = (line if isinstance(line, bytes) else to_line(line) for line in lines)
     if Path(path).suffix == '.gz': content = [gzip.compress(b''.join(content), mtime=0)]
     write_atomically(path, content)

@@ -212,8 +212,8 @@ def write_records(
     "Replace a labels file; a crash leaves the old file or the new one, whole. `LineError` when reading would refuse a record"
     write_lines(labels_path(path), map(_checked, records))
 
-def _checked(record:Record) -> dict:
-    try: return make_record(record.to_dict(), is_complete=False).to_dict()
+def _checked(record:Record) -> bytes:
+    try: return to_line(make_record(record.to_dict(), is_complete=False).to_dict())
     except LineError as error: raise LineError(error.code, f"'{record.image}': {error.message}", remedy=error.remedy) from None
 
 def load_schema(
