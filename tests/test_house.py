@@ -77,3 +77,11 @@ def test_every_name_that_is_imported_is_there():
         is_module = hasattr(owner, '__path__') and importlib.util.find_spec(f'{module}.{name}') is not None
         if not hasattr(owner, name) and not is_module: missing.append(f'{where}: {module}.{name}')
     assert not missing, '\n'.join(missing)
+
+
+@pytest.mark.parametrize('line', (ROOT / 'tests/names_of_before.txt').read_text().splitlines(), ids=lambda line: line.partition(':')[0])
+@pytest.mark.filterwarnings('ignore:.*is now:DeprecationWarning')
+def test_public_names_of_version_0_1_are_importable_or_in_the_changelog(line):
+    module, _, names = line.partition(': ')
+    changelog, former = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), importlib.import_module(f'paligemma_vqa.{module}')
+    assert [name for name in names.split() if not hasattr(former, name) and f'`{module}.{name}`' not in changelog] == []

@@ -108,7 +108,8 @@ def over_time(
     if frames.probabilities is not None:
         for video in frames.video_names:
             rows = np.flatnonzero(frames.videos == video)
-            smoothed[rows] = choice(frames.probabilities[rows], frames.times_s[rows])
+            smoothed[rows] = (np.maximum(frames.predicted[rows], 0) if choice.method == 'raw'
+                              else choice(frames.probabilities[rows], frames.times_s[rows]))
         result['smoothed'] = scored(smoothed, 'none' if choice.method == 'raw' else 'whole video') | dict(
             method=choice.name, reason=choice.reason, validation_f1=dict(choice.scores))
     return result

@@ -103,6 +103,8 @@ def checked(command:Callable) -> Callable:
                 if isinstance(one, float) and not math.isfinite(one): raise VQAError(f'{option} is {one}', remedy='Give a number.')
                 if isinstance(one, int) and abs(one) >= 2**31: raise VQAError(f'{option} is {one:.1e}', remedy='Give a smaller number.')
                 if isinstance(one, Path): _check_path(one)
+                if isinstance(one, str) and any('\ud800' <= mark <= '\udfff' for mark in one):
+                    raise VQAError(f'{option} holds half a character', remedy='Type it again.')
             if name in OUTPUTS and value is not None: check_output(value)
         return command(**options)
     return run
