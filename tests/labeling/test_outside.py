@@ -355,3 +355,18 @@ def test_a_share_without_locks(folder, monkeypatch, code):
         assert store.status(FRAMES[1]) == 'todo'
         store.journal.close()
     with LabelStore(folder, 'anna') as store: assert store.annotation(FRAMES[0]) == {'A': '1'}
+
+def test_pictures_that_are_gone_or_cannot_be_opened_are_told_with_their_number(folder):
+    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES, {'A': '1'}, hold='item')
+    (folder/FRAMES[0]).unlink()
+    (folder/FRAMES[1]).rename(folder/'images/other.jpg')
+    for name in ('scan.dcm', 'notes.txt'): (folder/'images'/name).touch()
+    (folder/'images/far.png').symlink_to('/nowhere/far.png')
+    (folder/'images/circle.png').symlink_to(folder/'images/circle.png')
+    (folder/'frames.jsonl').write_text('{"image": "images/polyp.jpg", "frame_index": "<img src=x>"}\n{"image": "images/polyp.jpg", "video": 7}\n')
+    with LabelStore(folder, 'anna') as store:
+        lines, gone, links, others = store.notices
+        assert 'frames.jsonl:1: ' in lines and '(1 more lines' in lines and '2 pictures that were labeled' in gone
+        assert '2 links' in links and '2 files' in others and 'scan.dcm' in others
+        assert len(store.items) == len(FRAMES) - 1 and store.counts()['done'] == len(FRAMES) - 2
+    assert len(answers(folder)) == len(FRAMES)      # the labels are kept
