@@ -1,5 +1,5 @@
 """What we write is read by the tools themselves, and what they write is read by us. The tools come from PyPI, into an environment of their own."""
-import json, subprocess, venv
+import json, shutil, subprocess, venv
 
 import pytest
 from PIL import Image
@@ -46,13 +46,14 @@ import sys, json
 from datumaro.components.dataset import Dataset
 data = Dataset.import_from(sys.argv[1], sys.argv[2])
 names = [label.name for label in data.categories()[list(data.categories())[0]]] if data.categories() else []
-found = {item.id.split('/')[-1]: sorted([names[a.label], str(a.attributes.get('phase', ''))] for a in item.annotations if not a.attributes.get('outside')) for item in data}
+found = {item.id.split('/')[-1]: sorted([names[a.label], str(a.attributes.get('phase', '')).removesuffix('.0')] for a in item.annotations if not a.attributes.get('outside')) for item in data}
 print(json.dumps(found))
 if len(sys.argv) > 4: data.export(sys.argv[4], sys.argv[3])
 '''
 
 def test_datumaro_reads_and_writes_cvat(tools, folder, tmp_path):
     export_labels(folder, tmp_path/'set/annotations.xml', 'cvat')
+    shutil.copytree(folder/'images', tmp_path/'set/images/images')   # datumaro wants the pictures
     found = json.loads(run(tools, READ, tmp_path/'set', 'cvat', 'cvat', tmp_path/'again'))
     assert found['op_000020'] == [['A', '1'], ['B', '2']] and found['op_000000'] == []
     written, = (tmp_path/'again').rglob('*.xml')
@@ -65,6 +66,7 @@ def test_datumaro_reads_the_tracks_of_a_video(tools, folder, tmp_path):
 
 def test_datumaro_reads_and_writes_coco(tools, folder, tmp_path):
     export_labels(folder, tmp_path/'set/annotations/instances_default.json', 'coco')
+    shutil.copytree(folder/'images', tmp_path/'set/images/default/images')   # datumaro wants the pictures
     found = json.loads(run(tools, READ, tmp_path/'set', 'coco', 'coco_instances', tmp_path/'again'))
     assert found['op_000020'] == [['A: 1', '1'], ['B: 2', '2']]
     written, = (tmp_path/'again').rglob('instances*.json')

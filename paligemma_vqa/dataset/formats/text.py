@@ -37,8 +37,8 @@ def decode(
     for name in [encoding] if encoding else _likely(raw):
         try: return raw.decode(name), name
         except UnicodeDecodeError: continue
-        except LookupError:
-            raise VQAError(f"there is no encoding '{name}'", path,
+        except (LookupError, ValueError):   # not even the name of one
+            raise VQAError(f"there is no encoding {name!r}", path,
                            remedy='Try utf-8, utf-16, gb18030 or cp1252.') from None
     raise VQAError(f"the text is not in {encoding or 'an encoding that can be told'}", path, remedy=remedy)
 
