@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_LOCKS', 'LEASE_S', 'read_journal', 'use_lines', 'read_line', 'lock_file', 'is_soft', 'copy_path', 'mended',
-           'read_mended', 'Journal', 'mend', 'put_tail_aside', 'open_copy', 'add_to_copy', 'check_place', 'roll_back']
+           'read_mended', 'owner_path', 'unusable', 'lock_journal', 'Journal', 'mend', 'put_tail_aside', 'open_copy',
+           'add_to_copy', 'check_place', 'roll_back']
 
 # %% ../nbs/0_ground/03_journal.ipynb #28cf6014
 import errno, hashlib, json, os, socket, weakref
@@ -112,7 +113,33 @@ def read_mended(path:str|Path) -> tuple[bytes, bytes|None]:
     with suppress(OSError): copy = copy_path(path).read_bytes()
     return raw, mended(raw, copy)
 
-# %% ../nbs/0_ground/03_journal.ipynb #46a17144
+# %% ../nbs/0_ground/03_journal.ipynb #50f3c857
+def owner_path(path:Path) -> Path:
+    "Where it stands who has a journal open"
+    return path.with_name(f'.{path.stem}.owner')
+
+def unusable(path:Path, error:OSError) -> VQAError:
+    "The sentence for a journal that the system does not let us write"
+    return VQAError(f'cannot be opened for writing ({error.strerror})', path, exit_code=1,
+                    remedy='Free some space or mend the permissions, or open it read-only.')
+
+def lock_journal(path:Path, wait_s:float) -> BaseFileLock:
+    "The lock of a journal, and a note who has it; `VQAError` says who does when it is somebody else"
+    owner = owner_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(path.with_name(f'.{path.stem}.lock'), wait_s)
+    except TimeoutError:
+        try: who = owner.read_text(encoding='utf-8') or 'another process'
+        except (OSError, ValueError): who = 'another process'
+        raise VQAError(f'is being written by {who}', path, remedy='Close it there, wait (wait_s=60), open it read-only '
+                       '(read_only=True), or write under another name.') from None
+    except OSError as error: raise unusable(path, error) from None
+    with suppress(OSError):  # a courtesy: a full disk must not keep anybody from opening
+        owner.write_text(f'process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}', encoding='utf-8')
+    return lock
+
+# %% ../nbs/0_ground/03_journal.ipynb #99ce8c37
 _open_journals = weakref.WeakValueDictionary()  # a notebook cell that is run again must not be locked out by its own first run
 
 class Journal:
@@ -125,34 +152,14 @@ class Journal:
     ):
         self.path, self.notices, self._descriptor, self._copy = Path(path).absolute(), [], None, None
         if older := _open_journals.get(self.path): older.close()
-        try: self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise self._unusable(error) from None
-        self._lock = self._acquire(wait_s)
+        self._lock = lock_journal(self.path, wait_s)
+        if is_soft(self._lock): self.notices.append(f'{self.path.parent} has no file locks; a file with a heartbeat takes their place.')
         try: self._start(use, refused)
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError): raise self._unusable(error) from None
+            if isinstance(error, OSError): raise unusable(self.path, error) from None
             raise
         _open_journals[self.path] = self
-
-    def _acquire(self, wait_s) -> BaseFileLock:
-        self._owner = self.path.with_name(f'.{self.path.stem}.owner')
-        try: lock = lock_file(self.path.with_name(f'.{self.path.stem}.lock'), wait_s)
-        except TimeoutError: raise self._busy() from None
-        except OSError as error: raise self._unusable(error) from None
-        with suppress(OSError):  # a courtesy: a full disk must not keep anybody from opening
-            self._owner.write_text(f'process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}', encoding='utf-8')
-        if is_soft(lock): self.notices.append(f'{self.path.parent} has no file locks; a file with a heartbeat takes their place.')
-        return lock
-
-    def _unusable(self, error) -> VQAError:
-        return VQAError(f'cannot be opened for writing ({error.strerror})', self.path, remedy='Free some space or mend the permissions, or open it read-only.', exit_code=1)
-
-    def _busy(self) -> VQAError:
-        try: owner = self._owner.read_text(encoding='utf-8') or 'another process'
-        except (OSError, ValueError): owner = 'another process'
-        return VQAError(f'is being written by {owner}', self.path, remedy='Close it there, wait (wait_s=60), open it read-only '
-                        '(read_only=True), or write under another name.')
 
     def _start(self, use, refused):
         self.notices += mend(self.path)
@@ -186,7 +193,7 @@ class Journal:
         for descriptor in (self._descriptor, self._copy):
             if descriptor is not None: os.close(descriptor)
         self._descriptor = self._copy = None
-        self._owner.unlink(missing_ok=True)
+        owner_path(self.path).unlink(missing_ok=True)
         self._lock.release()
         self._lock = None
 
