@@ -295,6 +295,7 @@ def test_four_bits_on_a_cpu(adapter, pictures):
 
 
 @pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='there is no C++ compiler')
+@pytest.mark.slow
 def test_compiled(adapter, pictures, folder, tmp_path):
     expected = Predictor.from_adapter(adapter, device='cpu').predict(pictures)
     compiled = Predictor.from_adapter(adapter, device='cpu', compile=True)
