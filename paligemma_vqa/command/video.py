@@ -27,46 +27,76 @@ def video(
     output: Annotated[Path, typer.Option('--output', help='Result folder.')] = Path('runs/video'),
     fps: Annotated[float, typer.Option('--fps', min=0.01, help='Frames looked at per second of video.')] = 5,
     source: Annotated[Optional[str], typer.Option('--source', help='Live: camera number, rtsp:// or http:// address, or a file played at its own rate.', show_default=False)] = None,
-    latency_budget: Annotated[float, typer.Option('--latency-budget', help='Live: milliseconds from frame to answer; older frames are dropped.')] = 500,
+    latency_budget: Annotated[Optional[float], typer.Option('--latency-budget', help='Live: milliseconds from frame to answer; older frames are dropped. Default: 500.', show_default=False)] = None,
     alert: Annotated[Optional[list[str]], typer.Option('--alert', help='Live: print a JSON line when this event begins. May be repeated.', show_default=False)] = None,
     to_label: Annotated[Optional[Path], typer.Option('--to-label', help='Data set folder that also gets the most doubtful frames; the labeling tool shows them first.', show_default=False)] = None,
-    budget: Annotated[int, typer.Option('--budget', help='How many frames for --to_label.')] = 50,
+    budget: Annotated[Optional[int], typer.Option('--budget', min=1, help='How many frames for --to_label. Default: 50.', show_default=False)] = None,
     truth: Annotated[Optional[Path], typer.Option('--truth', help='segments.json or .csv of what is really there: drawn beside what is found, and scored.', show_default=False)] = None,
     fit_to: Annotated[Optional[Path], typer.Option('--fit-to', help='Data set whose labels say how long phases last; smoothing then expects the same.', show_default=False)] = None,
     batch_size: Annotated[int, typer.Option('--batch-size', min=1, help='Pictures at once; more than 1 pays on a GPU.')] = 1,
     skip_unchanged: Annotated[Optional[float], typer.Option('--skip-unchanged', min=0, help='Ask again only when a part of the picture changed by so many gray levels; 2 is a good start.', show_default=False)] = None,
+    on_alert: Annotated[Optional[list[str]], typer.Option('--on-alert', help='Live: a command that gets each alert as JSON on its input, or an http:// address that gets a POST. May be repeated.', show_default=False)] = None,
+    lag: Annotated[Optional[float], typer.Option('--lag', min=0, help='Live: seconds that smoothing waits before it decides. Default: 0.5.', show_default=False)] = None,
+    rules: Annotated[Optional[Path], typer.Option('--rules', help='YAML with what must and must not happen, a sentence a line; broken rules are listed, live they are alerts.', show_default=False)] = None,
+    method: Annotated[Optional[str], typer.Option('--method', help='Smoothing of a file: hmm, median, hysteresis or raw. Default: hmm.', show_default=False)] = None,
+    min_confidence: Annotated[Optional[float], typer.Option('--min-confidence', min=0, max=1, help='Segments less sure than this are marked as doubtful. Default: 0.5.', show_default=False)] = None,
+    min_duration: Annotated[Optional[float], typer.Option('--min-duration', min=0, help='Segments shorter than so many seconds are marked as doubtful. Default: 0.', show_default=False)] = None,
+    annotated: Annotated[Optional[bool], typer.Option('--annotated/--no-annotated', help='Write annotated.mp4. Default: yes.', show_default=False)] = None,
     device: Device = None, dtype: Dtype = None, quantization: Quantization = None, compile: Compile = False, json_: Json = False,
 ):
     "Turn a video into event segments, a timeline and an annotated video; or watch a live stream."
     if (video_path is None) == (source is None): raise VQAError('give either a video or a live source', remedy='Use --video_path FILE_OR_FOLDER or --source.')
     if video_path and not video_path.exists(): raise VQAError('no such file or folder', video_path, remedy='Check --video_path.')
+    _refuse_useless(source is not None, dict(truth=truth, to_label=to_label, budget=budget, skip_unchanged=skip_unchanged, method=method,
+                                             min_confidence=min_confidence, min_duration=min_duration, annotated=annotated),
+                    dict(alert=alert, on_alert=on_alert, latency_budget=latency_budget, lag=lag))
+    if budget is not None and to_label is None: raise VQAError('--budget says how many frames --to-label takes', remedy='Add --to-label DIR.')
     predictor = predictor_of(lora_path, model, device, dtype, quantization=quantization, compile=compile)
     dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
-    if source is not None: return _live(predictor, source, fps, latency_budget, alert or (), output, json_, batch_size=batch_size, dynamics=dynamics)
-    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged)
+    if source is not None:
+        return _live(predictor, source, fps, latency_budget or 500, alert or (), output, json_, on_alert, rules, batch_size=batch_size,
+                     dynamics=dynamics, lag_s=0.5 if lag is None else lag)
+    from paligemma_vqa.video.results import write_results
+    from paligemma_vqa.video.review import Doubt
+    from paligemma_vqa.video.rules import read_rules
+    sentences = read_rules(rules, predictor.schema) if rules else ()
+    marks = dict(rules=sentences, doubt=Doubt(0.5 if min_confidence is None else min_confidence, min_duration or 0.0))
+    budget = budget or 50
+    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method or 'hmm', annotated=annotated is not False)
     if video_path.is_dir() and not _pictures_in(video_path):
         if truth: raise VQAError('--truth is about one video', video_path, remedy='Give the path of that video.')
-        return _many(predictor, video_path, output, fps, to_label, budget, json_, options)
+        return _many(predictor, video_path, output, fps, to_label, budget, json_, options, marks)
     from paligemma_vqa.video.analyze import analyze_video, queue_uncertain
     with tqdm(unit=' s of video', disable=None, bar_format='{desc}{n:.0f} s of video looked at [{elapsed}]') as bar:
         result = analyze_video(predictor, video_path, output, fps=fps, truth=truth, on_frame=lambda time_s: bar.update(time_s - bar.n), **options)
+    broken = write_results(result, video_path, truth=truth, **marks)
     for loss in result.losses: print(f'Warning: {video_path}: {loss}', file=sys.stderr)
     segments = [asdict(segment) for segment in result.segments]
     asked = dict(asked=list(map(str, queue_uncertain([result], [video_path], to_label, budget)))) if to_label else {}
     if json_: say_json(dict(video=str(video_path), output=str(output), segments=segments, losses=list(map(str, result.losses)), timing=dict(result.timing),
-                              metrics=result.metrics) | asked)
+                              metrics=result.metrics, violations=[asdict(violation) for violation in broken]) | asked)
     else:
         for s in result.segments: say(f'{s.start_s:8.2f} s to {s.end_s:8.2f} s  {s.event} in phase {s.phase}' + (f'  ({s.confidence:.2f})' if s.confidence else ''))
-        say(f"{len(segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; timeline.png, annotated.mp4 and segments.* are in {output}")
+        say(f"{len(segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; review.html, timeline.png, segments.* and numbers are in {output}")
+        for violation in broken: say(f'{violation.time_s:8.2f} s  broken rule: {violation.message} ({violation.rule})')
         if result.metrics: say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
         if to_label: say(f"{len(asked['asked'])} frames are waiting for labels in {to_label}")
 
-# %% ../../nbs/9_command/11_video.ipynb #7be5aa54
+# %% ../../nbs/9_command/11_video.ipynb #d7722a80
+def _refuse_useless(is_live:bool, for_files:dict, for_live:dict) -> None:
+    "An option that would do nothing is an error, and not silence"
+    for name, value in (for_files if is_live else for_live).items():
+        if value in (None, [], ()): continue
+        option = f"--{name.replace('_', '-')}"
+        raise VQAError(f'{option} does nothing when a stream is watched' if is_live else f'{option} is only for a stream that is watched',
+                       remedy=f"Leave it out, or use {'--video-path' if is_live else '--source'}.")
+
+# %% ../../nbs/9_command/11_video.ipynb #338ab482
 def _pictures_in(folder:Path) -> bool:
     from paligemma_vqa.media.folders import look_into
     return not look_into(folder).videos   # a recorder saves stills beside its videos
 
-# %% ../../nbs/9_command/11_video.ipynb #d2904c81
+# %% ../../nbs/9_command/11_video.ipynb #5ef3b5b7
 def _dynamics(schema, data):
     from paligemma_vqa.dataset.records import read_records
     from paligemma_vqa.video.smoothing import Dynamics
@@ -74,11 +104,16 @@ def _dynamics(schema, data):
     splits = read_splits(data)
     return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None or splits.side(record) == 'train'])
 
-# %% ../../nbs/9_command/11_video.ipynb #73c46e2a
-def _many(predictor, folder, output, fps, to_label, budget, json_, options):
+# %% ../../nbs/9_command/11_video.ipynb #d66eda74
+def _many(predictor, folder, output, fps, to_label, budget, json_, options, marks):
+    from paligemma_vqa.video.analyze import load_result
+    from paligemma_vqa.video.results import write_results
     from paligemma_vqa.video.folder import analyze_folder, queue_from_folder
     outcomes = analyze_folder(predictor, folder, output, fps=fps, **options, on_video=lambda outcome, n, count:
                               print(f'{n}/{count} {outcome.video}: {outcome.status} {outcome.error}', file=sys.stderr))
+    for outcome in outcomes:
+        if outcome.status == 'failed': continue
+        write_results(load_result(output / outcome.folder, predictor.schema), folder / outcome.video, **marks)
     for outcome in outcomes: say_json(asdict(outcome)) if json_ else say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')
     if to_label:
         asked = queue_from_folder(outcomes, folder, output, predictor.schema, to_label, budget)
@@ -86,7 +121,7 @@ def _many(predictor, folder, output, fps, to_label, budget, json_, options):
     if failed := sum(outcome.status == 'failed' for outcome in outcomes):
         raise VQAError(f'{failed} of {len(outcomes)} videos failed; the others are done', output/'videos.csv', exit_code=1)
 
-# %% ../../nbs/9_command/11_video.ipynb #cdddcb68
+# %% ../../nbs/9_command/11_video.ipynb #c0180629
 def _live(predictor, source, fps, latency_budget, alerts, output, json_, on_alert=(), rules=None, **options):
     import logging
     from paligemma_vqa.video.alerts import receiver_of
@@ -102,7 +137,7 @@ def _live(predictor, source, fps, latency_budget, alerts, output, json_, on_aler
     else: print(report.table(), f'session                 {report.folder}', sep='\n', file=sys.stderr)
     if report.exit_code: raise typer.Exit(report.exit_code)
 
-# %% ../../nbs/9_command/11_video.ipynb #4bc81ee5
+# %% ../../nbs/9_command/11_video.ipynb #536ed175
 @contextmanager
 def _ended_by_signal():
     "An event that Ctrl-C and SIGTERM set: the watch ends, and the report is still given"
