@@ -26,7 +26,8 @@ FORMER = {   # Module of before: where its names are now
     'automaton': 'inference.automaton',
     'baselines': 'evaluation.baselines',
     'calibration': 'evaluation.calibration',
-    'cli': 'command.cli command.start command.label command.data command.exchange command.train command.infer command.evaluate '
+    'cli': 'command.cli command.start command.label command.data command.exchange command.train command.infer '
+           'command.evaluate '
            'command.video command.terminal',
     'commands': 'labeling.commands',
     'config': 'training.config',

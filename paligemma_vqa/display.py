@@ -51,7 +51,8 @@ def seconds_of(
 ) -> float:
     "Seconds out of a time as people and tables write it; ValueError when it is none"
     parts = str(text).strip().replace(',', '.').split(':')
-    if len(parts) > 3 or any(not part[:1].isdecimal() for part in parts[1:]): raise ValueError(f'{text!r} is not a time')
+    if len(parts) > 3 or any(not part[:1].isdecimal() for part in parts[1:]):
+        raise ValueError(f'{text!r} is not a time')
     return sum(float(part) * 60 ** power for power, part in enumerate(reversed(parts)))
 
 # %% ../nbs/0_ground/05_display.ipynb #4e46db92

@@ -33,6 +33,7 @@ def write_atomically(
         raise
     sync_folder(path.parent)
 
+# %% ../nbs/0_ground/02_files.ipynb #d7a9a362
 def remove_leftovers(
     path:str|Path,
     older_s:float=60,  # Younger ones may belong to somebody who is writing just now

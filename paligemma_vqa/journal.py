@@ -22,17 +22,22 @@ from .schema import VQAError
 # %% ../nbs/0_ground/03_journal.ipynb #f8aacc54
 def read_journal(
     path:str|Path,
-    use:Callable[[dict], object],  # Called with each entry; they are not collected, since a long journal's would fill the memory
+    # Called with each entry; they are not collected, since a long journal's would fill the memory
+    use:Callable[[dict], object],
     start:int=0,                   # Byte to start at, the end of an earlier reading
-    refused:list|None=None,        # Gets the number of each line that is not used, and why; `use` refuses one with a `VQAError`
+    # Gets the number of each line that is not used, and why; `use` refuses one with a `VQAError`
+    refused:list|None=None,
 ) -> tuple[int, int]:
-    "Read the whole lines of a journal; returns the byte where they end and how many were not used. `VQAError` when there is no reading it"
+    """Read the whole lines of a journal; returns the byte where they end and how many were not used. `VQAError`
+    when there is no reading it"""
     try:
         with open(path, 'rb') as file:
             file.seek(start)
             raw = file.read()
     except FileNotFoundError: return 0, 0
-    except OSError as error: raise VQAError(f'the journal cannot be read ({error.strerror})', path, remedy='Mend its name or its permissions.') from None
+    except OSError as error:
+        raise VQAError(f'the journal cannot be read ({error.strerror})', path,
+                       remedy='Mend its name or its permissions.') from None
     end, wrong = raw.rfind(b'\n') + 1, []
     use_lines(raw[:end].split(b'\n')[:-1], use, wrong)
     if wrong and start: wrong = [(number + _lines_before(path, start), why) for number, why in wrong]
@@ -42,6 +47,7 @@ def read_journal(
 def _lines_before(path, start) -> int:
     with open(path, 'rb') as file: return file.read(start).count(b'\n')
 
+# %% ../nbs/0_ground/03_journal.ipynb #c1d36688
 def use_lines(
     lines:list[bytes],
     use:Callable[[dict], object],
@@ -136,24 +142,28 @@ def lock_journal(path:Path, wait_s:float) -> BaseFileLock:
                        '(read_only=True), or write under another name.') from None
     except OSError as error: raise unusable(path, error) from None
     with suppress(OSError):  # a courtesy: a full disk must not keep anybody from opening
-        owner.write_text(f'process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}', encoding='utf-8')
+        owner.write_text(f'process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M}',
+                         encoding='utf-8')
     return lock
 
 # %% ../nbs/0_ground/03_journal.ipynb #99ce8c37
-_open_journals = weakref.WeakValueDictionary()  # a notebook cell that is run again must not be locked out by its own first run
+# a notebook cell that is run again must not be locked out by its own first run
+_open_journals = weakref.WeakValueDictionary()
 
 class Journal:
     "Append JSON lines to one file, so that what `append` has accepted survives a crash, and other programs"
     def __init__(self,
         path:str|Path,
         use:Callable[[dict], object]=lambda entry: None,  # Called with each entry that is there already
-        wait_s:float=0,                                   # How long to wait for another process that has the journal open
+        # How long to wait for another process that has the journal open
+        wait_s:float=0,
         refused:list|None=None,                           # As in `read_journal`
     ):
         self.path, self.notices, self._descriptor, self._copy = Path(path).absolute(), [], None, None
         if older := _open_journals.get(self.path): older.close()
         self._lock = lock_journal(self.path, wait_s)
-        if is_soft(self._lock): self.notices.append(f'{self.path.parent} has no file locks; a file with a heartbeat takes their place.')
+        if is_soft(self._lock):
+            self.notices.append(f'{self.path.parent} has no file locks; a file with a heartbeat takes their place.')
         try: self._start(use, refused)
         except BaseException as error:
             self.close()
@@ -165,7 +175,8 @@ class Journal:
         self.notices += mend(self.path)
         self._descriptor = os.open(self.path, os.O_RDWR|os.O_CREAT|os.O_APPEND|getattr(os, 'O_BINARY', 0), 0o666)
         self.size, _ = read_journal(self.path, use, refused=refused)
-        if os.fstat(self._descriptor).st_size > self.size: self.notices.append(put_tail_aside(self.path, self._descriptor, self.size))
+        if os.fstat(self._descriptor).st_size > self.size:
+            self.notices.append(put_tail_aside(self.path, self._descriptor, self.size))
         self._copy = open_copy(self.path)
         sync_folder(self.path.parent)
 
@@ -176,14 +187,16 @@ class Journal:
         "Write one line and force it to the disk; on `VQAError` the file is as it was before"
         check_place(self)
         try: line = json.dumps(entry, ensure_ascii=False, separators=(',', ':')).encode() + b'\n'
-        except UnicodeEncodeError: raise VQAError('NOT saved: there is half a character in it', self.path, remedy='Take it out.') from None
+        except UnicodeEncodeError:
+            raise VQAError('NOT saved: there is half a character in it', self.path, remedy='Take it out.') from None
         try:
             if (written := os.write(self._descriptor, line)) != len(line):
                 raise OSError(errno.ENOSPC, f'only {written} of {len(line)} bytes were written')
             os.fsync(self._descriptor)
         except OSError as error:
             roll_back(self)
-            raise VQAError(f'NOT saved: {error.strerror}', self.path, remedy='Free some space and repeat the last step.', exit_code=1) from None
+            raise VQAError(f'NOT saved: {error.strerror}', self.path,
+                           remedy='Free some space and repeat the last step.', exit_code=1) from None
         self.size += len(line)
         add_to_copy(self, line)
 
@@ -205,7 +218,8 @@ def mend(path:Path) -> list[str]:
     backup = path.with_name(f'{path.stem}-{hashlib.sha256(raw).hexdigest()[:12]}.bak')
     write_atomically(backup, [raw])
     write_atomically(path, [whole])
-    return [f'{path} was changed or deleted by another program. What had been saved was put back; the file as it was is kept as {backup}. '
+    return [f'{path} was changed or deleted by another program. What had been saved was put back; the file as it was '
+            f'is kept as {backup}. '
             f'To delete labels for good, delete {copy_path(path)} too.']
 
 def put_tail_aside(path:Path, descriptor:int, size:int) -> str:
@@ -219,11 +233,13 @@ def put_tail_aside(path:Path, descriptor:int, size:int) -> str:
     os.fsync(descriptor)
     return f'The last line of {path} was torn, as after a crash; it was never reported as saved. It is kept in {aside}.'
 
+# %% ../nbs/0_ground/03_journal.ipynb #59931f7c
 def open_copy(path:Path) -> int|None:
     "The copy, as long as the journal; None when there is no room for it, or no journal yet"
     copy, whole = copy_path(path), path.read_bytes()
     try:
-        if not copy.exists() or copy.stat().st_size > len(whole) or not whole.startswith(copy.read_bytes()): write_atomically(copy, [whole])
+        if not copy.exists() or copy.stat().st_size > len(whole) or not whole.startswith(copy.read_bytes()):
+            write_atomically(copy, [whole])
         descriptor = os.open(copy, os.O_WRONLY|os.O_CREAT|os.O_APPEND|getattr(os, 'O_BINARY', 0), 0o666)
     except OSError: return None
     rest = whole[os.fstat(descriptor).st_size:]
@@ -233,21 +249,27 @@ def open_copy(path:Path) -> int|None:
     return None
 
 def add_to_copy(journal:Journal, line:bytes) -> None:
-    "Without fsync: the copy is against other programs, not against power cuts. On a full disk it stays behind until the next opening"
+    """Without fsync: the copy is against other programs, not against power cuts. On a full disk it stays behind
+    until the next opening"""
     if journal._copy is None: return
     with suppress(OSError):
         if os.write(journal._copy, line) == len(line): return
     os.close(journal._copy)
     journal._copy = None
 
+# %% ../nbs/0_ground/03_journal.ipynb #7c2fc720
 def check_place(journal:Journal) -> None:
     "`VQAError` unless the file that would be written is the one that is read, and as long as we left it"
-    if journal.closed: raise VQAError('was closed, or opened again by a newer cell', journal.path, remedy='Use the newest one.')
+    if journal.closed:
+        raise VQAError('was closed, or opened again by a newer cell', journal.path, remedy='Use the newest one.')
     status, there = os.fstat(journal._descriptor), None
     with suppress(OSError): there = os.stat(journal.path)
     lost = is_soft(journal._lock) and journal._lock.compromise is not None
-    if lost: raise VQAError('NOT saved: the share was away, and another program may have taken over', journal.path, remedy='Open it again.', exit_code=1)
-    if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino) or status.st_size != journal.size:
+    if lost:
+        raise VQAError('NOT saved: the share was away, and another program may have taken over', journal.path,
+                       remedy='Open it again.', exit_code=1)
+    if there is None or (there.st_dev, there.st_ino) != (status.st_dev,
+                                                         status.st_ino) or status.st_size != journal.size:
         raise VQAError('NOT saved: the journal was changed or deleted by another program', journal.path,
                        remedy='Open it again (run the cell again); all that was saved is put back.', exit_code=1)
 
@@ -256,4 +278,5 @@ def roll_back(journal:Journal) -> None:
     try:
         os.ftruncate(journal._descriptor, journal.size)
         os.fsync(journal._descriptor)
-    except OSError: journal.close()  # the disk is gone: better no journal than a spoilt one; the next opening cuts the tail
+    # the disk is gone: better no journal than a spoilt one; the next opening cuts the tail
+    except OSError: journal.close()

@@ -75,7 +75,8 @@ SENTENCE_ZH = AnswerFormat(prefix='根据图像，我看到', item='{event}处�
 
 # %% ../nbs/0_ground/01_schema.ipynb #1a38cadf
 QUESTIONS = {
-    'default': 'Is any of the following events occurring in the current image? Please indicate the phase for each event. '
+    'default': 'Is any of the following events occurring in the current image? Please indicate the phase for each '
+               'event. '
                'You can choose from the following event types: {events}. Phase types: {phases}.',
     'short': 'Which events are visible, and in which phase is each? Events: {events}. Phases: {phases}.',
 }
@@ -104,6 +105,7 @@ def _as_written(name, answer) -> str:
     spelled = re.search(pattern, unicodedata.normalize('NFKC', answer), re.IGNORECASE) if name else None
     return spelled[0] if spelled else name
 
+# %% ../nbs/0_ground/01_schema.ipynb #4c045bb2
 class _Reader:
     "Reads answers written in one format"
     def __init__(self, answer_format:AnswerFormat, events, phases):
@@ -157,7 +159,8 @@ class _Reader:
         if not found: return VQAError(f"cannot read '{text}' in the answer")
         event, phase = event.strip(), phase.removesuffix(' '.join(self.after)).strip()
         if words(event) in [name for name, _ in self.events]:
-            return VQAError(f"unknown phase '{_as_written(phase, written)}' of event '{_as_written(event, written)}'", remedy=f'The phases are {self.phase_names}.')
+            return VQAError(f"unknown phase '{_as_written(phase, written)}' of event '{_as_written(event, written)}'",
+                            remedy=f'The phases are {self.phase_names}.')
         return VQAError(f"unknown event '{_as_written(event, written)}'", remedy=f'The events are {self.event_names}.')
 
 # %% ../nbs/0_ground/01_schema.ipynb #c614ed46
@@ -172,9 +175,11 @@ class EventSchema:
     events: tuple[str, ...] = ('A', 'B', 'C', 'D', 'E')  # In the order they are named in an answer
     phases: tuple[str, ...] = ('1', '2', '3', '4')       # In the order an event goes through them
     name: str = 'default'
-    questions: Mapping[str, str] = field(default_factory=lambda: dict(QUESTIONS), hash=False)  # Templates with `{events}` and `{phases}`; the first is the default
+    # Templates with `{events}` and `{phases}`; the first is the default
+    questions: Mapping[str, str] = field(default_factory=lambda: dict(QUESTIONS), hash=False)
     answer_formats: Mapping[str, AnswerFormat] = field(
-        default_factory=lambda: dict(sentence=SENTENCE, list=LIST, json=JSON), hash=False)     # The first is the default
+        # The first is the default
+        default_factory=lambda: dict(sentence=SENTENCE, list=LIST, json=JSON), hash=False)
     safe_flips: tuple[str, ...] = ()                     # Flips that change no event: any of 'horizontal', 'vertical'
 
     def __post_init__(self):
@@ -184,10 +189,12 @@ class EventSchema:
         if unknown := set(self.safe_flips) - {'horizontal', 'vertical'}:
             raise VQAError(f"unknown flip '{unknown.pop()}' in safe_flips", remedy="Use 'horizontal' or 'vertical'.")
         if not self.questions or not self.answer_formats:
-            raise VQAError('the schema has no question or no answer format', remedy='Leave the key out to get the usual ones.')
+            raise VQAError('the schema has no question or no answer format',
+                           remedy='Leave the key out to get the usual ones.')
         for name, f in self.answer_formats.items():
             if not re.search(r'\{event\}.+\{phase\}', f.item):
-                raise VQAError(f"the item of answer format '{name}' needs {{event}} and then {{phase}}", remedy=f"It is '{f.item}'.")
+                raise VQAError(f"the item of answer format '{name}' needs {{event}} and then {{phase}}",
+                               remedy=f"It is '{f.item}'.")
             for one in [{}] + [{e: p} for e in self.events for p in self.phases]:
                 try: back = self.parse(self.render(one, name), name)
                 except VQAError: back = None
@@ -218,14 +225,17 @@ class EventSchema:
     ) -> str:
         "The question as it stands in a record"
         text = _choose(self.questions, template or self.question_template, 'question template')
-        return ANSWER_PREFIX + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases))
+        return (ANSWER_PREFIX
+                + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases)))
 
     def check(self, annotation:Mapping[str, str]) -> Annotation:
         "`annotation` in schema order; `VQAError` on an event or a phase that the schema does not have"
         for event, phase in annotation.items():
-            if event not in self.events: raise VQAError(f"unknown event '{event}'", remedy=f"The events are {', '.join(self.events)}.")
+            if event not in self.events:
+                raise VQAError(f"unknown event '{event}'", remedy=f"The events are {', '.join(self.events)}.")
             if phase not in self.phases:
-                raise VQAError(f"unknown phase '{phase}' of event '{event}'", remedy=f"The phases are {', '.join(self.phases)}.")
+                raise VQAError(f"unknown phase '{phase}' of event '{event}'",
+                               remedy=f"The phases are {', '.join(self.phases)}.")
         return {event: annotation[event] for event in self.events if event in annotation}
 
     def render(self,
@@ -234,7 +244,8 @@ class EventSchema:
     ) -> str:
         "`annotation` as an answer"
         f = _choose(self.answer_formats, answer_format or self.answer_format, 'answer format')
-        items = [f.item.replace('{event}', event).replace('{phase}', phase) for event, phase in self.check(annotation).items()]
+        items = [f.item.replace('{event}', event).replace('{phase}', phase) for event,
+                 phase in self.check(annotation).items()]
         return f.prefix + (f.separator.join(items) + f.suffix if items else f.nothing)
 
     def parse(self,
@@ -253,13 +264,15 @@ class EventSchema:
                 continue
             for event, phase in items:
                 if dict(items)[event] != phase:
-                    raise VQAError(f"event '{event}' is in two phases, '{phase}' and '{dict(items)[event]}'", remedy='Keep one.')
+                    raise VQAError(f"event '{event}' is in two phases, '{phase}' and '{dict(items)[event]}'",
+                                   remedy='Keep one.')
             return self.check(dict(items))
         raise complaint
 
     def annotations(self) -> Iterator[Annotation]:
         "Every annotation there is, `size` of them"
-        for codes in itertools.product(range(len(self.phases) + 1), repeat=len(self.events)): yield self.from_codes(codes)
+        for codes in itertools.product(range(len(self.phases) + 1), repeat=len(self.events)):
+            yield self.from_codes(codes)
 
     def codes(self, annotation:Mapping[str, str]) -> tuple[int, ...]:
         "Per event 0 when it is absent and k in the k-th phase"
@@ -281,17 +294,21 @@ class EventSchema:
 
     def to_dict(self) -> dict:
         return dict(name=self.name, events=list(self.events), phases=list(self.phases), questions=dict(self.questions),
-                    answer_formats={name: asdict(f) for name, f in self.answer_formats.items()}, safe_flips=list(self.safe_flips))
+                    answer_formats={name: asdict(f) for name, f in self.answer_formats.items()},
+                    safe_flips=list(self.safe_flips))
 
     @classmethod
     def from_dict(cls, values:Mapping) -> 'EventSchema':
         "A schema from plain lists and strings; keys that are left out get their defaults"
-        if not isinstance(values, Mapping): raise VQAError('a schema is an object', remedy='Write {"events": […], "phases": […]}.')
+        if not isinstance(values, Mapping):
+            raise VQAError('a schema is an object', remedy='Write {"events": […], "phases": […]}.')
         if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise VQAError(f"unknown key '{sorted(unknown)[0]}' in the schema", remedy=f"The keys are {', '.join(f.name for f in fields(cls))}.")
+            raise VQAError(f"unknown key '{sorted(unknown)[0]}' in the schema",
+                           remedy=f"The keys are {', '.join(f.name for f in fields(cls))}.")
         values = dict(values)
         for kind in ('events', 'phases'):
-            if isinstance(values.get(kind, []), list): values[kind] = tuple(str(n) for n in values.get(kind, getattr(cls, kind)))
+            if isinstance(values.get(kind, []), list):
+                values[kind] = tuple(str(n) for n in values.get(kind, getattr(cls, kind)))
             else: raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
         if 'answer_formats' in values:
             try: values['answer_formats'] = {name: AnswerFormat(**f) for name, f in values['answer_formats'].items()}
@@ -307,14 +324,16 @@ class EventSchema:
     def load(cls, path:str|Path) -> 'EventSchema':
         "A schema from a JSON file; `VQAError` with file and line when it cannot be used"
         try: return cls.from_dict(json.loads(Path(path).read_text(encoding='utf-8')))
-        except FileNotFoundError: raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
+        except FileNotFoundError:
+            raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
         except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
         except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
         except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
 
     @classmethod
     def preset(cls, preset:str='default', /, **changes) -> 'EventSchema':
-        "The `default` schema with English wording, or `zh` with Chinese; `changes` replace fields, usually events and phases"
+        """The `default` schema with English wording, or `zh` with Chinese; `changes` replace fields, usually events
+        and phases"""
         if preset == 'default': return cls(**changes)
         if preset == 'zh': return cls(**(dict(name='zh', questions=dict(QUESTIONS_ZH),
                                             answer_formats=dict(sentence=SENTENCE_ZH, list=LIST, json=JSON)) | changes))
@@ -332,6 +351,9 @@ def _check_names(kind:str, names:tuple[str, ...]) -> None:
         if not words(name) or name != ' '.join(name.split()) or unicodedata.combining(name[0]):
             raise VQAError(f"{kind} '{name}' is not a name", remedy='Use words with single spaces between them.')
         bad = [c for c in unicodedata.normalize('NFKC', name) if c in _FORBIDDEN or unicodedata.category(c) == 'Cc']
-        if bad: raise VQAError(f"{kind} '{name}' contains {bad[0]!r}", remedy='Commas, semicolons, quotes, backslashes and braces separate names.')
-        if words(name) in seen: raise VQAError(f"{kind}s '{seen[words(name)]}' and '{name}' are the same", remedy='Rename one.')
+        if bad:
+            raise VQAError(f"{kind} '{name}' contains {bad[0]!r}",
+                           remedy='Commas, semicolons, quotes, backslashes and braces separate names.')
+        if words(name) in seen:
+            raise VQAError(f"{kind}s '{seen[words(name)]}' and '{name}' are the same", remedy='Rename one.')
         seen[words(name)] = name

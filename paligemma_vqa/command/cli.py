@@ -23,7 +23,8 @@ from ..schema import VQAError
 
 # %% ../../nbs/9_command/12_cli.ipynb #54878fb7
 app = typer.Typer(name='paligemma-vqa', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help='Which events are in the picture, and in which phase? Label, fine-tune PaliGemma 2, evaluate, watch video.')
+                  help='Which events are in the picture, and in which phase? Label, fine-tune PaliGemma 2, evaluate, '
+                       'watch video.')
 for command in (demo, label, frames, lint): app.command()(checked(command))
 app.command('import')(checked(import_))
 app.command('export')(checked(export_))
@@ -41,7 +42,8 @@ def _hyphens(arguments:list[str]) -> list[str]:
     return [hyphens(a) for a in arguments]
 
 # %% ../../nbs/9_command/12_cli.ipynb #3babbf03
-WRONG = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST,
+WRONG = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS,
+         errno.EEXIST,
          errno.ELOOP, errno.ENOTEMPTY, errno.EINVAL, errno.ENXIO, errno.ENODEV)
 
 def disk_error(error:OSError) -> VQAError:
@@ -50,7 +52,8 @@ def disk_error(error:OSError) -> VQAError:
     if error.errno == errno.ENOSPC: remedy = 'Free some space and run the command again.'
     elif error.errno in WRONG: remedy = 'Check the path and its permissions.'
     else: remedy = 'Check the disk or the connection, and run the command again.'
-    return VQAError(f'{what[0].lower()}{what[1:]}', str(error.filename or 'a file')[:300], remedy=remedy, exit_code=2 if error.errno in WRONG else 1)
+    return VQAError(f'{what[0].lower()}{what[1:]}', str(error.filename or 'a file')[:300], remedy=remedy,
+                    exit_code=2 if error.errno in WRONG else 1)
 
 # %% ../../nbs/9_command/12_cli.ipynb #f71dc266
 def hush() -> None:
@@ -73,7 +76,8 @@ def run(arguments:list[str]) -> int:
             return app(_hyphens(arguments), standalone_mode=False) or 0
     except VQAError as error: return fail(error, error.exit_code)
     except UsageError as error: return fail(f'{error.format_message()} Try --help.', 2)
-    except (typer.Exit, SystemExit) as error: return error.exit_code if hasattr(error, 'exit_code') else int(error.code or 0)
+    except (typer.Exit, SystemExit) as error:
+        return error.exit_code if hasattr(error, 'exit_code') else int(error.code or 0)
     except (KeyboardInterrupt, typer.Abort): return fail('stopped; what was finished is kept.', 130)
     except BrokenPipeError: return 0
     except OSError as error:

@@ -19,10 +19,17 @@ from ..schema import VQAError
 # %% ../../nbs/9_command/06_data.ipynb #c5f86f5a
 def frames(
     video: Annotated[Path, typer.Argument(help='A video file.')],
-    output: Annotated[Optional[Path], typer.Option('--output', help='Data set folder. Default: beside the video, named after it.', show_default=False)] = None,
-    every: Annotated[Optional[float], typer.Option('--every', help='Seconds between frames.', show_default=False)] = None,
-    scene: Annotated[Optional[float], typer.Option('--scene', help='Take a frame when the picture changes by more than this, 0 to 1.', show_default=False)] = None,
-    uncertain: Annotated[Optional[int], typer.Option('--uncertain', help='Take this many frames the adapter is least sure of.', show_default=False)] = None,
+    output: Annotated[Optional[Path], typer.Option('--output',
+                                                   help='Data set folder. Default: beside the video, named after it.',
+                                                   show_default=False)] = None,
+    every: Annotated[Optional[float], typer.Option('--every', help='Seconds between frames.',
+                                                   show_default=False)] = None,
+    scene: Annotated[Optional[float], typer.Option('--scene',
+                                                   help='Take a frame when the picture changes by more than this, 0 '
+                                                        'to 1.', show_default=False)] = None,
+    uncertain: Annotated[Optional[int], typer.Option('--uncertain',
+                                                     help='Take this many frames the adapter is least sure of.',
+                                                     show_default=False)] = None,
     lora_path: Adapter = None,
     json_: Json = False,
 ):
@@ -64,7 +71,9 @@ def _advice(data:Path) -> str|None:
     "What the videos of a data set can show; None when there are enough, or its pictures are of no video"
     from paligemma_vqa.dataset.records import each_line
     from paligemma_vqa.dataset.splits import advice_on_videos
-    try: videos = {line.record.video for line in each_line(data, on_error=lambda error: None, is_complete=False)} - {None}
+    try:
+        videos = ({line.record.video for line in each_line(data, on_error=lambda error: None, is_complete=False)}
+                  - {None})
     except VQAError: return None   # lint has said why
     return advice_on_videos(len(videos)) if videos else None
 
@@ -73,16 +82,23 @@ def card(data: Annotated[Path, typer.Argument(help='Data set folder.')]):
     "Write README.md: what the data set holds, who labeled it, how it was split, what is wrong with it."
     from paligemma_vqa.labeling.card import write_card
     if not (written := write_card(existing_folder(data))):
-        raise VQAError('was written or changed by somebody, or cannot be written, and is left alone', data / 'README.md', remedy='Move it away to get a new one.')
+        raise VQAError('was written or changed by somebody, or cannot be written, and is left alone',
+                       data / 'README.md', remedy='Move it away to get a new one.')
     say(written)
 
 # %% ../../nbs/9_command/06_data.ipynb #477b3381
 def split(
     data: Annotated[Path, typer.Argument(help='Data set folder.')],
     seed: Seed = 0,
-    by: Annotated[Optional[str], typer.Option('--by', help="video, time (blocks of the same video), looks (groups of like pictures), or frames (at random, which leaks). Default: what suits the data.", show_default=False)] = None,
-    gap: Annotated[Optional[float], typer.Option('--gap', min=0, max=3600, help='Seconds left out between blocks of time. Default: 5, less in a short video.', show_default=False)] = None,
-    anew: Annotated[bool, typer.Option('--anew', help='Forget the split there is. Otherwise a video that has a side keeps it.')] = False,
+    by: Annotated[Optional[str], typer.Option('--by',
+                                              help="video, time (blocks of the same video), looks (groups of like "
+                                                   "pictures), or frames (at random, which leaks). Default: what "
+                                                   "suits the data.", show_default=False)] = None,
+    gap: Annotated[Optional[float], typer.Option('--gap', min=0, max=3600,
+                                                 help='Seconds left out between blocks of time. Default: 5, less in a '
+                                                      'short video.', show_default=False)] = None,
+    anew: Annotated[bool, typer.Option('--anew',
+                                       help='Forget the split there is. Otherwise a video that has a side keeps it.')] = False,
     json_: Json = False,
 ):
     "Split a data set into train, validation and test videos, and report what could leak."

@@ -72,7 +72,8 @@ def run_demo(
     videos:int=VIDEOS,                   # Many videos teach more than many frames of few
     config:TrainingConfig|None=None,     # None: the `tiny` preset
 ) -> dict:
-    "Everything from drawn frames to segments; returns what `report.json` says. `VQAError` when the folder is not a demo"
+    """Everything from drawn frames to segments; returns what `report.json` says. `VQAError` when the folder is not
+    a demo"""
     output, stage = Path(output_dir), Stages()
     _make_room(output)
     unseen = output/'data'/'videos'/'unseen.mp4'
@@ -93,9 +94,11 @@ def run_demo(
         _draw_some(predictor, pictures, truth, output/'predictions.png')
     with stage('video', 'turning an unseen video into segments'):
         found = analyze_video(predictor, unseen, output/'video', fps=5, truth=scene.segments())
-    report = dict(seed=seed, held_out_pictures=len(test), held_out_videos=len(set(test['video'])), before=before, after=after,
+    report = dict(seed=seed, held_out_pictures=len(test), held_out_videos=len(set(test['video'])), before=before,
+                  after=after,
                   best_constant=constant_baseline([DEMO_SCHEMA.codes(annotation) for annotation in truth]),
-                  segments=len(found.segments), seconds=stage.seconds | dict(total=round(sum(stage.seconds.values()), 1)),
+                  segments=len(found.segments), seconds=stage.seconds
+                  | dict(total=round(sum(stage.seconds.values()), 1)),
                   versions=versions())
     write_atomically(output/'report.json', [json.dumps(report, indent=2).encode() + b'\n'])
     return report

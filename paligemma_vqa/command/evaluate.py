@@ -20,10 +20,16 @@ def evaluate(
     lora_path: Adapter = None,
     model: Model = None,
     split: Annotated[str, typer.Option('--split', help='train, validation or test.')] = 'test',
-    against: Annotated[Optional[Path], typer.Option('--against', help='Another adapter to compare with, video by video.', show_default=False)] = None,
-    output: Annotated[Optional[Path], typer.Option('--output', help='Where report.json and report.html go. Default: evaluation/ in the adapter folder.', show_default=False)] = None,
-    robustness: Annotated[bool, typer.Option('--robustness', help='Also under blur, dark, smoke, colour shift and compression.')] = False,
-    baselines: Annotated[bool, typer.Option('--baselines/--no-baselines', help='Score the baselines beside the model.')] = True,
+    against: Annotated[Optional[Path], typer.Option('--against',
+                                                    help='Another adapter to compare with, video by video.',
+                                                    show_default=False)] = None,
+    output: Annotated[Optional[Path], typer.Option('--output',
+                                                   help='Where report.json and report.html go. Default: evaluation/ '
+                                                        'in the adapter folder.', show_default=False)] = None,
+    robustness: Annotated[bool, typer.Option('--robustness',
+                                             help='Also under blur, dark, smoke, colour shift and compression.')] = False,
+    baselines: Annotated[bool, typer.Option('--baselines/--no-baselines',
+                                            help='Score the baselines beside the model.')] = True,
     batch_size: BatchSize = 8, device: Device = None, dtype: Dtype = None, json_: Json = False,
 ):
     "Score an adapter on held-out videos, with baselines and intervals."

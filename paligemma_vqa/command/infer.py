@@ -14,7 +14,8 @@ from typing import Annotated, Optional
 import typer
 from tqdm import tqdm
 
-from .terminal import (Adapter, BatchSize, Compile, Device, Dtype, Json, Model, Quantization, predictor_of,
+from .terminal import (Adapter, BatchSize, Compile, Device, Dtype, Json, Model, Quantization,
+                                            predictor_of,
                                            say, say_json)
 from ..schema import VQAError
 
@@ -22,7 +23,8 @@ from ..schema import VQAError
 def drawing_names(
     names:list[str],   # Of pictures, relative to their folder
 ) -> dict[str, str]:
-    "Where each picture's drawing goes, below `--save_dir`: the same name as PNG, with the old suffix kept where two would be alike"
+    """Where each picture's drawing goes, below `--save_dir`: the same name as PNG, with the old suffix kept where
+    two would be alike"""
     plain = {name: Path(name).with_suffix('.png').as_posix() for name in names}
     alike = [drawing.lower() for drawing in plain.values()]
     return {name: drawing if alike.count(drawing.lower()) == 1 else f'{name}.png' for name, drawing in plain.items()}
@@ -32,7 +34,8 @@ def _pictures(path:Path, save_dir:Path|None=None) -> list[Path]:
     from paligemma_vqa.inference.predictor import picture_files
     if not path.is_dir(): return [path]
     files = picture_files(path, leave_out=save_dir)
-    if not files: raise VQAError('there is no picture in this folder', path, remedy='Give a folder with .jpg or .png files.')
+    if not files:
+        raise VQAError('there is no picture in this folder', path, remedy='Give a folder with .jpg or .png files.')
     return files
 
 # %% ../../nbs/9_command/09_infer.ipynb #9efbcc5c
@@ -42,11 +45,15 @@ def _free_text(predictor, files:list[Path], prompt:str) -> Iterator[dict]:
         try: yield dict(image=str(path), answer=predictor.generate(path, prompt))
         except VQAError as error: yield dict(image=str(path), error=str(error))
 
-def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int, valid_mass:bool) -> Iterator[tuple[dict, object]]:
+def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int,
+             valid_mass:bool) -> Iterator[tuple[dict, object]]:
     "What is kept and what is asked, as `(values, prediction)`"
     from paligemma_vqa.inference.predictor import predict_files
-    fresh, new, moved = predict_files(predictor, files, root, kept/'predictions.jsonl', batch_size, valid_mass=valid_mass)
-    if moved: print(f'answers of another adapter, schema or question were in {kept}; they are now in {moved}', file=sys.stderr)
+    fresh, new, moved = predict_files(predictor, files, root, kept/'predictions.jsonl', batch_size,
+                                      valid_mass=valid_mass)
+    if moved:
+        print(f'answers of another adapter, schema or question were in {kept}; they are now in {moved}',
+              file=sys.stderr)
     if fresh: print(f'{len(fresh)} of {len(files)} pictures were answered before', file=sys.stderr)
     for results in (fresh, new):
         for result in results: yield result.to_dict(), result
@@ -57,24 +64,33 @@ def _draw(prediction, path:Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     prediction.show().savefig(path)
 
+# %% ../../nbs/9_command/09_infer.ipynb #b2bbb227
 def _check(image_path:Path, save_dir:Path|None, prompt:str|None, valid_mass:bool) -> None:
     "`VQAError` when the options do not fit each other"
     if not image_path.exists(): raise VQAError('no such file or folder', image_path, remedy='Check --image_path.')
     if prompt and (save_dir or valid_mass):
-        raise VQAError('--prompt gives free text, for which --save_dir and --valid_mass mean nothing', remedy='Leave out one or the other.')
+        raise VQAError('--prompt gives free text, for which --save_dir and --valid_mass mean nothing',
+                       remedy='Leave out one or the other.')
     root = image_path if image_path.is_dir() else image_path.parent
     if save_dir and save_dir.resolve() == root.resolve():
-        raise VQAError('drawings would be written over the pictures', save_dir, remedy='Choose another folder for --save_dir; one below is fine.')
+        raise VQAError('drawings would be written over the pictures', save_dir,
+                       remedy='Choose another folder for --save_dir; one below is fine.')
 
 # %% ../../nbs/9_command/09_infer.ipynb #b8ef0e77
 def infer(
     image_path: Annotated[Path, typer.Option('--image-path', help='A picture or a folder of them.')],
     lora_path: Adapter = None,
     model: Model = None,
-    prompt: Annotated[Optional[str], typer.Option('--prompt', help='Ask something else; the answer is then free text.', show_default=False)] = None,
-    save_dir: Annotated[Optional[Path], typer.Option('--save-dir', help='Keep predictions.jsonl and pictures here; an interrupted run goes on.', show_default=False)] = None,
-    valid_mass: Annotated[bool, typer.Option('--valid-mass', help='Also how probable it is that free text would be a valid answer; low: the picture is unlike those of training.')] = False,
-    batch_size: BatchSize = 8, device: Device = None, dtype: Dtype = None, quantization: Quantization = None, compile: Compile = False, json_: Json = False,
+    prompt: Annotated[Optional[str], typer.Option('--prompt', help='Ask something else; the answer is then free text.',
+                                                  show_default=False)] = None,
+    save_dir: Annotated[Optional[Path], typer.Option('--save-dir',
+                                                     help='Keep predictions.jsonl and pictures here; an interrupted '
+                                                          'run goes on.', show_default=False)] = None,
+    valid_mass: Annotated[bool, typer.Option('--valid-mass',
+                                             help='Also how probable it is that free text would be a valid answer; '
+                                                  'low: the picture is unlike those of training.')] = False,
+    batch_size: BatchSize = 8, device: Device = None, dtype: Dtype = None, quantization: Quantization = None,
+    compile: Compile = False, json_: Json = False,
 ):
     "Say which events a picture shows, in which phase, with probabilities."
     _check(image_path, save_dir, prompt, valid_mass)
@@ -91,6 +107,7 @@ def infer(
             if json_: say_json(values)
             elif 'error' in values: print(f"Error: {values['error']}", file=sys.stderr)
             else: say(*([values['image']] if is_folder else []), '>> Model Response:', values['answer'])
-            if save_dir and 'error' not in values: _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
+            if save_dir and 'error' not in values:
+                _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
             failed += 'error' in values
     if failed: raise VQAError(f'{failed} pictures could not be used; the others are done', image_path)

@@ -19,7 +19,9 @@ from ..schema import VQAError
 def label(
     data: Annotated[Path, typer.Argument(help='Folder of pictures, or a data set folder.')],
     lora_path: Adapter = None,
-    annotator: Annotated[Optional[str], typer.Option('--annotator', help='Your name in the records. Default: your login name.', show_default=False)] = None,
+    annotator: Annotated[Optional[str], typer.Option('--annotator',
+                                                     help='Your name in the records. Default: your login name.',
+                                                     show_default=False)] = None,
     browser: Annotated[bool, typer.Option(help='Open JupyterLab now.')] = True,
 ):
     "Open the labeling tool on a folder, in JupyterLab."
@@ -33,11 +35,13 @@ def label(
         arguments.append(f'predictor=Predictor.from_adapter({str(lora_path.resolve())!r})')
     lines.append(f"LabelingTool({', '.join(arguments)})")
     notebook = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_markdown_cell(f'# Labeling {data.resolve().name}\n\nRun the cell below, click the picture, and use the keys.'),
+        nbformat.v4.new_markdown_cell(f'# Labeling {data.resolve().name}\n\nRun the cell below, click the picture, '
+                                      f'and use the keys.'),
         nbformat.v4.new_code_cell('\n'.join(lines))])
     path = data / 'label.ipynb'
     if not path.exists(): nbformat.write(notebook, path)
     say(path)
     if not browser: return
-    if not shutil.which('jupyter-lab'): raise VQAError('JupyterLab is not installed', remedy='pip install jupyterlab', exit_code=1)
+    if not shutil.which('jupyter-lab'):
+        raise VQAError('JupyterLab is not installed', remedy='pip install jupyterlab', exit_code=1)
     raise typer.Exit(subprocess.run(['jupyter-lab', str(path)]).returncode)

@@ -44,9 +44,11 @@ def truth_of(
     schema = schema or load_schema(folder)
     from paligemma_vqa.dataset.loading import split_dataset
     splits = split_dataset(folder, schema)
-    if split not in splits.splits: raise VQAError(f"there is no split '{split}'", folder, remedy=f"There is {', '.join(splits.splits)}.")
+    if split not in splits.splits:
+        raise VQAError(f"there is no split '{split}'", folder, remedy=f"There is {', '.join(splits.splits)}.")
     rows = {record.image: record for record in Records(folder, schema) if splits.side(record) == split}
-    if not rows: raise VQAError(f"the split '{split}' has no records", folder, remedy='Label more videos, then split again.')
+    if not rows:
+        raise VQAError(f"the split '{split}' has no records", folder, remedy='Label more videos, then split again.')
     order = sorted(rows.values(), key=lambda r: (r.video or r.image, r.time_s or 0, r.frame_index or 0, r.image))
     truth = np.array([schema.codes(schema.parse(record.answer)) for record in order])
     times_s = [record.time_s if record.time_s is not None else np.nan for record in order]
@@ -55,10 +57,13 @@ def truth_of(
 
 def answered(frames:Frames, predictions:Iterable, title:str='') -> Frames:
     "`frames` with what a predictor says about each, in order"
-    found = list(tqdm(predictions, total=len(frames), desc=title, unit=' pictures', leave=False, disable=len(frames) < 50))
+    found = list(tqdm(predictions, total=len(frames), desc=title, unit=' pictures', leave=False,
+                      disable=len(frames) < 50))
     probabilities = np.stack([p.probabilities for p in found]) if found[0].probabilities is not None else None
-    if probabilities is not None: probabilities = probabilities / probabilities.sum(-1, keepdims=True)   # the unexplained rest is spread evenly
-    return replace(frames, predicted=np.array([frames.schema.codes(p.annotation) for p in found]), probabilities=probabilities)
+    # the unexplained rest is spread evenly
+    if probabilities is not None: probabilities = probabilities / probabilities.sum(-1, keepdims=True)
+    return replace(frames, predicted=np.array([frames.schema.codes(p.annotation) for p in found]),
+                   probabilities=probabilities)
 
 # %% ../../nbs/9_command/01_report.ipynb #25937d42
 def segments_of(frames:Frames, codes:np.ndarray) -> list[Segment]:
@@ -71,7 +76,8 @@ def segments_of(frames:Frames, codes:np.ndarray) -> list[Segment]:
 
 def _relaxed(frames:Frames, codes:np.ndarray, window_s:float) -> float:
     "Relaxed accuracy, the mean over events and then over videos"
-    per_video = [np.mean([relaxed_accuracy(frames.truth[rows, e], codes[rows, e], frames.times_s[rows], window_s) for e in range(codes.shape[1])])
+    per_video = [np.mean([relaxed_accuracy(frames.truth[rows, e], codes[rows, e], frames.times_s[rows], window_s)
+                          for e in range(codes.shape[1])])
                  for rows in (np.flatnonzero(frames.videos == video) for video in frames.video_names)]
     return round(float(np.mean(per_video)), 6)
 
@@ -80,6 +86,7 @@ def _tracks(frames:Frames) -> list[Track]:
     rows = [np.flatnonzero(frames.videos == video) for video in frames.video_names]
     return [Track(frames.truth[r], frames.times_s[r], frames.probabilities[r]) for r in rows if len(r) > 1]
 
+# %% ../../nbs/9_command/01_report.ipynb #cfe6b134
 def smoothing_for(
     training:Frames,     # Their truth says how long things last
     validation:Frames,   # Answered: their answers say how far the model is to be believed
@@ -87,10 +94,13 @@ def smoothing_for(
     "The smoothing that is better on the validation videos; None when frames have no times"
     if training.times_s is None or validation.times_s is None or validation.probabilities is None: return None
     videos = [np.flatnonzero(training.videos == video) for video in training.video_names]
-    try: dynamics = Dynamics.fit(training.schema, [training.truth[r] for r in videos], [training.times_s[r] for r in videos])
+    try:
+        dynamics = Dynamics.fit(training.schema, [training.truth[r] for r in videos],
+                                [training.times_s[r] for r in videos])
     except VQAError: return None   # two frames at one time
     return choose_smoothing(training.schema, dynamics, _tracks(validation))
 
+# %% ../../nbs/9_command/01_report.ipynb #ab60da2c
 def over_time(
     frames:Frames,
     window_s:float=1.0,   # For relaxed accuracy; choose it to be what your experts disagree by
@@ -104,7 +114,8 @@ def over_time(
         return segment_metrics(true, found) | segment_metrics_by_video(true, found) | dict(
             look_ahead=look_ahead, relaxed_accuracy=_relaxed(frames, codes, window_s), window_s=window_s)
     result = dict(raw=scored(frames.predicted, 'none'))
-    choice = choice or Choice('hmm', Dynamics.by_hand(frames.schema), 'HMM, equal settings', reason='not measured on validation videos')
+    choice = choice or Choice('hmm', Dynamics.by_hand(frames.schema), 'HMM, equal settings',
+                              reason='not measured on validation videos')
     if frames.probabilities is not None:
         for video in frames.video_names:
             rows = np.flatnonzero(frames.videos == video)
@@ -120,7 +131,8 @@ def compare(
     resamples:int=1000, seed:int=0,
 ) -> dict:
     "Second minus first: per metric the difference, its interval over videos and per video; and the frames that changed"
-    if len(first) != len(second) or (first.truth != second.truth).any(): raise VQAError('the two runs are not on the same frames')
+    if len(first) != len(second) or (first.truth != second.truth).any():
+        raise VQAError('the two runs are not on the same frames')
     one, other = Counts.of(first), Counts.of(second)
     videos = first.video_names
     draws = np.random.default_rng(seed).multinomial(len(videos), np.full(len(videos), 1 / len(videos)), size=resamples)
@@ -129,12 +141,15 @@ def compare(
     result = {}
     for name in METRICS:
         spread = (b[name] - a[name])[~np.isnan(b[name] - a[name])]
-        low, high = np.percentile(spread, [2.5, 97.5]).round(6).tolist() if len(spread) and len(videos) > 1 else (None, None)
+        low, high = (np.percentile(spread, [2.5, 97.5]).round(6).tolist() if len(spread) and len(videos) > 1
+                     else (None, None))
         number = lambda x: None if np.isnan(x) else round(float(x), 6)
-        result[name] = dict(first=number(before[name]), second=number(after[name]), difference=number(after[name] - before[name]), low=low, high=high,
+        result[name] = dict(first=number(before[name]), second=number(after[name]),
+                            difference=number(after[name] - before[name]), low=low, high=high,
                             per_video={v: number(x) for v, x in zip(videos, scores(other)[name] - scores(one)[name])})
     right = [(frames.predicted == frames.truth).all(1) for frames in (first, second)]
-    return dict(metrics=result, mended=np.flatnonzero(~right[0] & right[1]).tolist(), broken=np.flatnonzero(right[0] & ~right[1]).tolist())
+    return dict(metrics=result, mended=np.flatnonzero(~right[0] & right[1]).tolist(),
+                broken=np.flatnonzero(right[0] & ~right[1]).tolist())
 
 # %% ../../nbs/9_command/01_report.ipynb #269c5228
 def _smoke(image, amount):
@@ -146,11 +161,16 @@ def _compressed(image, quality):
     return cv2.imdecode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 CORRUPTIONS = {   # name: (function of a uint8 RGB picture and a strength, the three strengths)
-    'blur': (lambda image, s: cv2.GaussianBlur(image, (0, 0), s * image.shape[1] / 100), (0.5, 1, 2)),            # standard deviation, % of the width
-    'dark': (lambda image, s: 255 * (image / 255) ** s, (1.5, 2.2, 3)),                                           # gamma
-    'smoke': (_smoke, (0.4, 0.7, 0.95)),                                                                           # opacity of the thickest part
-    'colour shift': (lambda image, s: image * np.array([1 - s, 1, 1 + s]), (0.1, 0.2, 0.35)),                     # red down, blue up
-    'compression': (_compressed, (20, 10, 5)),                                                                     # JPEG quality
+    # standard deviation, % of the width
+    'blur': (lambda image, s: cv2.GaussianBlur(image, (0, 0), s * image.shape[1] / 100), (0.5, 1, 2)),
+    # gamma
+    'dark': (lambda image, s: 255 * (image / 255) ** s, (1.5, 2.2, 3)),
+    # opacity of the thickest part
+    'smoke': (_smoke, (0.4, 0.7, 0.95)),
+    # red down, blue up
+    'colour shift': (lambda image, s: image * np.array([1 - s, 1, 1 + s]), (0.1, 0.2, 0.35)),
+    # JPEG quality
+    'compression': (_compressed, (20, 10, 5)),
 }
 
 def corrupt(image:np.ndarray, name:str, strength:int) -> np.ndarray:
@@ -158,13 +178,18 @@ def corrupt(image:np.ndarray, name:str, strength:int) -> np.ndarray:
     function, strengths = CORRUPTIONS[name]
     return np.clip(function(image, strengths[strength]), 0, 255).astype(np.uint8)
 
+# %% ../../nbs/9_command/01_report.ipynb #48a7b82a
 def robustness(predictor, frames:Frames, batch_size:int=8, limit:int=200) -> dict:
     "Scores under each corruption and strength, on at most `limit` frames spread over the split"
     some = frames[np.unique(np.linspace(0, len(frames) - 1, min(limit, len(frames))).astype(int))]
     pictures = [open_image(path) for path in some.images]
-    def under(change): return quick_scores(some.truth, answered(some, predictor.predict_each(map(change, pictures), batch_size, bound=None)).predicted)
+    def under(change):
+        return quick_scores(some.truth, answered(some,
+                                                 predictor.predict_each(map(change, pictures), batch_size,
+                                                                        bound=None)).predicted)
     result = dict(frames=len(some), clean=under(lambda picture: picture))
-    for name in CORRUPTIONS: result[name] = [under(lambda picture: corrupt(picture, name, strength)) for strength in range(3)]
+    for name in CORRUPTIONS:
+        result[name] = [under(lambda picture: corrupt(picture, name, strength)) for strength in range(3)]
     return result
 
 def draw_robustness(found:Mapping, metric:str='joint_f1'):
@@ -172,8 +197,10 @@ def draw_robustness(found:Mapping, metric:str='joint_f1'):
     import matplotlib.pyplot as plt
     figure, axis = plt.subplots(figsize=(4.6, 2.6), dpi=80, layout='constrained')
     for style, name in zip(('-', '--', '-.', ':', '-'), CORRUPTIONS):
-        axis.plot(range(4), [found['clean'][metric] or 0] + [one[metric] or 0 for one in found[name]], style, marker='o', markersize=3, label=name)
-    axis.set(xticks=range(4), xticklabels=['clean', 'mild', 'strong', 'severe'], ylim=(0, 1.02), ylabel=metric.replace('_', ' '))
+        axis.plot(range(4), [found['clean'][metric] or 0] + [one[metric] or 0 for one in found[name]], style,
+                  marker='o', markersize=3, label=name)
+    axis.set(xticks=range(4), xticklabels=['clean', 'mild', 'strong', 'severe'], ylim=(0, 1.02),
+             ylabel=metric.replace('_', ' '))
     axis.legend(fontsize=7); axis.grid(alpha=0.25)
     plt.close(figure)
     return figure
@@ -196,8 +223,10 @@ def evaluate(
     splits = splits or read_splits(folder)
     ask = lambda model, frames, title: answered(frames, model.predict_each(list(frames.images), batch_size), title)
     frames = ask(predictor, frames, split)
-    report = dict(version=1, split=split, data=str(folder), schema=schema.to_dict(), model=_model_of(predictor), **frame_metrics(frames),
-                  over_time=None, calibration=calibration(frames), risk_coverage=risk_coverage(frames), worst=_worst(frames),
+    report = dict(version=1, split=split, data=str(folder), schema=schema.to_dict(), model=_model_of(predictor),
+                  **frame_metrics(frames),
+                  over_time=None, calibration=calibration(frames), risk_coverage=risk_coverage(frames),
+                  worst=_worst(frames),
                   leaks=find_leaks(folder, list(Records(folder, schema)), splits).to_dict() if splits else None)
     choice = None
     if 'validation' in splits.splits and splits.splits['validation'] and split != 'validation':
@@ -205,21 +234,26 @@ def evaluate(
         choice = smoothing_for(truth_of(folder, 'train', schema), validation)
         temperature = fit_temperature(validation)
         scaled = replace(frames, probabilities=scale(frames.probabilities, temperature))
-        report['temperature'] = dict(fitted_on='validation', value=round(temperature, 4), calibration=calibration(scaled))
+        report['temperature'] = dict(fitted_on='validation', value=round(temperature, 4),
+                                     calibration=calibration(scaled))
         chosen = threshold_for_precision(validation)
         there = at_thresholds(frames, chosen)
-        report['thresholds_for_precision_0.95'] = {event: found and found | dict(on_split=there[event]) for event, found in chosen.items()}
+        report['thresholds_for_precision_0.95'] = {event: found and found | dict(on_split=there[event]) for event,
+                                                   found in chosen.items()}
     report['over_time'] = over_time(frames, choice=choice)
     if baselines: report['baselines'] = _baselines(predictor, folder, frames, batch_size)
     if with_robustness: report['robustness'] = robustness(predictor, frames, batch_size)
     other = ask(against, frames, 'against') if against else None
-    if other: report['comparison'] = compare(other, frames) | dict(first=_model_of(against), second=_model_of(predictor))
+    if other:
+        report['comparison'] = compare(other, frames) | dict(first=_model_of(against), second=_model_of(predictor))
     if output_dir: write_report(report, frames, output_dir, other)
     return report
 
+# %% ../../nbs/9_command/01_report.ipynb #b2df884a
 def _model_of(predictor) -> dict:
     info = predictor.info
-    return dict(base=info.base_model, mode=info.mode, dataset_fingerprint=info.dataset_fingerprint) if info else dict(base='as it is, without an adapter')
+    return (dict(base=info.base_model, mode=info.mode, dataset_fingerprint=info.dataset_fingerprint) if info
+            else dict(base='as it is, without an adapter'))
 
 def _worst(frames:Frames, count:int=9) -> dict:
     "Indices of frames, worst first: least probable truth, and surest among the wrong"
@@ -238,91 +272,126 @@ def _baselines(predictor, folder:Path, frames:Frames, batch_size:int) -> dict:
              'shuffled pictures': quick_scores(frames.truth, frames.predicted[shuffled(len(frames))])}
     if predictor.info:
         bare = type(predictor).from_base(predictor.info.base_model, predictor.schema)
-        found['base without adapter'] = quick_scores(frames.truth, answered(frames, bare.predict_each(list(frames.images), batch_size, bound=None), 'base').predicted)
+        found['base without adapter'] = quick_scores(frames.truth,
+                                                     answered(frames, bare.predict_each(list(frames.images), batch_size,
+                                                                                        bound=None), 'base').predicted)
     some = train[np.unique(np.linspace(0, len(train) - 1, min(1000, len(train))).astype(int))]
     features = lambda frames: vision_features(predictor, list(frames.images), batch_size)
-    found['linear probe on SigLIP'] = quick_scores(frames.truth, linear_probe(features(some), some.truth, features(frames)))
+    found['linear probe on SigLIP'] = quick_scores(frames.truth,
+                                                   linear_probe(features(some), some.truth, features(frames)))
     return found
 
 # %% ../../nbs/9_command/01_report.ipynb #b3094b2c
 def too_few(report:Mapping, videos:int=8, frames:int=100, width:float=.1) -> list[str]:
-    "A warning to lead with when so few videos or frames say next to nothing, with how many would narrow the interval of event F1 to ±`width`"
+    """A warning to lead with when so few videos or frames say next to nothing, with how many would narrow the
+    interval of event F1 to ±`width`"""
     if report['videos'] >= videos and report['frames'] >= frames: return []
     one = report['overall']['event_f1']
     half = (one['high'] - one['low']) / 2 if one['low'] is not None else 0
     # an interval over videos narrows with the root of their number; one that is not known, or has no width, is taken as ±0.3
     needed = max(videos, int(np.ceil(report['videos'] * ((half or .3) / width) ** 2)))
-    return [f"**Too few to tell: {report['frames']} frames of {report['videos']} videos. About {needed} videos would narrow the interval of event F1 to ±{width}.**", '']
+    return [f"**Too few to tell: {report['frames']} frames of {report['videos']} videos. About {needed} videos would "
+            f"narrow the interval of event F1 to ±{width}.**", '']
 
-def summary_table(report:Mapping, names:Sequence[str]=('event_f1', 'phase_accuracy', 'joint_f1', 'exact_match', 'parse_rate')) -> str:
+# %% ../../nbs/9_command/01_report.ipynb #7ab8782e
+def summary_table(report:Mapping, names:Sequence[str]=('event_f1', 'phase_accuracy', 'joint_f1', 'exact_match',
+                                                       'parse_rate')) -> str:
     "The model beside its baselines, in Markdown"
     cell = lambda value: '–' if value is None else f'{value:.3f}'
-    def interval(one): return cell(one['value']) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one['low'] is not None else '')
-    lines = [*too_few(report), f"{report['frames']} frames of {report['videos']} videos ({report['split']}); intervals: {report['order']['intervals']}.", '',
+    def interval(one):
+        return cell(one['value']) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one['low'] is not None else '')
+    lines = [*too_few(report),
+             f"{report['frames']} frames of {report['videos']} videos ({report['split']}); intervals: "
+             f"{report['order']['intervals']}.", '',
              '| | ' + ' | '.join(name.replace('_', ' ') for name in names) + ' |', '|---|' + '---|' * len(names),
              '| **model** | ' + ' | '.join(interval(report['overall'][name]) for name in names) + ' |']
     over = report['mean_over_videos']
     spread = lambda one: cell(one['mean']) + (f" ± {one['sd']:.3f}" if one['sd'] is not None else '')
     lines.append('| mean over videos ± sd | ' + ' | '.join(spread(over[name]) for name in names) + ' |')
-    for title, values in report.get('baselines', {}).items(): lines.append(f'| {title} | ' + ' | '.join(cell(values[name]) for name in names) + ' |')
+    for title, values in report.get('baselines', {}).items():
+        lines.append(f'| {title} | ' + ' | '.join(cell(values[name]) for name in names) + ' |')
     if report['over_time']:
-        lines += ['', '| segments | F1@10 | F1@25 | F1@50 | F1@50, mean over videos | edit | start latency, s | missed | false |', '|---|---|---|---|---|---|---|---|---|']
+        lines += ['', '| segments | F1@10 | F1@25 | F1@50 | F1@50, mean over videos | edit | start latency, s | '
+                      'missed | false |', '|---|---|---|---|---|---|---|---|---|']
         for name, values in report['over_time'].items():
             late, per_video = values['start_latency_s'], values['mean_over_videos']['f1@50']
             between = f" [{per_video['low']:.3f}, {per_video['high']:.3f}]" if per_video['low'] is not None else ''
-            lines.append(f"| {name} | {cell(values['f1@10'])} | {cell(values['f1@25'])} | {cell(values['f1@50'])} | {cell(per_video['mean'])}{between} | {cell(values['edit'])} | "
+            lines.append(f"| {name} | {cell(values['f1@10'])} | {cell(values['f1@25'])} | {cell(values['f1@50'])} | "
+                         f"{cell(per_video['mean'])}{between} | {cell(values['edit'])} | "
                          f"{cell(late and late['mean'])} | {values['missed']} | {values['false']} |")
     if smoothed := (report['over_time'] or {}).get('smoothed'):
         if 'method' in smoothed: lines += ['', f"smoothed: {smoothed['method']} ({smoothed['reason']})."]
-    if report['leaks'] and not report['leaks']['is_clean']: lines += ['', '**The split leaks: see `leaks` in report.json before you trust any of this.**']
+    if report['leaks'] and not report['leaks']['is_clean']:
+        lines += ['', '**The split leaks: see `leaks` in report.json before you trust any of this.**']
     return '\n'.join(lines)
 
+# %% ../../nbs/9_command/01_report.ipynb #106d306f
 def _embedded(figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 def _gallery(frames:Frames, rows:Sequence[int], other:Frames|None=None) -> str:
-    say = lambda codes: ', '.join(f'{e} {p}' for e, p in frames.schema.from_codes(tuple(int(c) for c in codes)).items()) or 'nothing'
+    say = lambda codes: ', '.join(f'{e} {p}' for e,
+                                  p in frames.schema.from_codes(tuple(int(c) for c in codes)).items()) or 'nothing'
     cells = []
     for row in rows:
         picture = cv2.cvtColor(open_image(frames.images[row]), cv2.COLOR_RGB2BGR)
-        picture = cv2.resize(picture, (200, round(200 * picture.shape[0] / picture.shape[1])), interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(picture, (200, round(200 * picture.shape[0] / picture.shape[1])),
+                             interpolation=cv2.INTER_AREA)
         data = base64.b64encode(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]).decode()
-        words = f'truth: {say(frames.truth[row])}<br>said: {say(frames.predicted[row])}' + (f'<br>before: {say(other.predicted[row])}' if other else '')
-        cells.append(f'<figure><img alt="" src="data:image/jpeg;base64,{data}"><figcaption>{html.escape(Path(frames.images[row]).name)}<br>{words}</figcaption></figure>')
+        words = (f'truth: {say(frames.truth[row])}<br>said: {say(frames.predicted[row])}'
+                 + (f'<br>before: {say(other.predicted[row])}' if other else ''))
+        cells.append(f'<figure><img alt="" '
+                     f'src="data:image/jpeg;base64,{data}"><figcaption>{html.escape(Path(frames.images[row]).name)}<br>{words}</figcaption></figure>')
     return f'<div class="gallery">{"".join(cells)}</div>' if cells else '<p>None.</p>'
 
+# %% ../../nbs/9_command/01_report.ipynb #41d1f10e
 def _html_table(markdown:str) -> str:
     rows, out = [], []
     for line in [*markdown.splitlines(), '']:
-        if line.startswith('|'): rows.append([html.escape(c.strip()).replace('**', '') for c in line.strip('|').split('|')]); continue
+        if line.startswith('|'):
+            rows.append([html.escape(c.strip()).replace('**', '') for c in line.strip('|').split('|')]); continue
         if rows:
-            out.append('<table><tr>' + ''.join(f'<th>{c}</th>' for c in rows[0]) + '</tr>' + ''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in r) + '</tr>' for r in rows[2:]) + '</table>')
+            out.append('<table><tr>' + ''.join(f'<th>{c}</th>' for c in rows[0]) + '</tr>'
+                       + ''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in r) + '</tr>' for r in rows[2:]) + '</table>')
             rows = []
         if line: out.append(f'<p>{html.escape(line)}</p>')
     return '\n'.join(out)
 
+# %% ../../nbs/9_command/01_report.ipynb #8367e394
 def write_report(report:Mapping, frames:Frames, output_dir:str|Path, other:Frames|None=None) -> Path:
     "report.json, report.html, table.md and predictions.jsonl in `output_dir`; returns the page's path"
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = ['<h1>Evaluation</h1>', _html_table(summary_table(report)), '<h2>Per video</h2>', _embedded(draw_videos(report)),
-             '<h2>Confusion, per event</h2><p>Rows: what is there; columns: what was said; – is absent.</p>', _embedded(draw_confusion(report, frames.schema)),
+    parts = ['<h1>Evaluation</h1>', _html_table(summary_table(report)), '<h2>Per video</h2>',
+             _embedded(draw_videos(report)),
+             '<h2>Confusion, per event</h2><p>Rows: what is there; columns: what was said; – is absent.</p>',
+             _embedded(draw_confusion(report, frames.schema)),
              '<h2>Calibration</h2>', _embedded(draw_calibration(report['calibration'], report['risk_coverage']))]
     if 'temperature' in report:
-        parts += [f"<p>With temperature {report['temperature']['value']} (fitted on validation):</p>", _embedded(draw_calibration(report['temperature']['calibration'], report['risk_coverage']))]
-    if 'robustness' in report: parts += ['<h2>Under worse pictures</h2>', _embedded(draw_robustness(report['robustness']))]
-    parts += ['<h2>Least probable truth</h2>', _gallery(frames, report['worst']['by_loss']), '<h2>Wrong and sure of it</h2>', _gallery(frames, report['worst']['wrong_by_confidence']),
+        parts += [f"<p>With temperature {report['temperature']['value']} (fitted on validation):</p>",
+                  _embedded(draw_calibration(report['temperature']['calibration'], report['risk_coverage']))]
+    if 'robustness' in report:
+        parts += ['<h2>Under worse pictures</h2>', _embedded(draw_robustness(report['robustness']))]
+    parts += ['<h2>Least probable truth</h2>', _gallery(frames, report['worst']['by_loss']),
+              '<h2>Wrong and sure of it</h2>', _gallery(frames, report['worst']['wrong_by_confidence']),
               '<h2>Least sure</h2>', _gallery(frames, report['worst']['least_sure'])]
-    if other: parts += ['<h2>Right before, wrong now</h2>', _gallery(frames, report['comparison']['broken'][:9], other), '<h2>Mended</h2>', _gallery(frames, report['comparison']['mended'][:9], other)]
-    style = ('body{font:15px/1.45 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;'
-             'padding:.25em .7em;text-align:left;font-variant-numeric:tabular-nums}.gallery{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:200px}figcaption{font-size:12px}img{max-width:100%}')
+    if other:
+        parts += ['<h2>Right before, wrong now</h2>', _gallery(frames, report['comparison']['broken'][:9], other),
+                  '<h2>Mended</h2>', _gallery(frames, report['comparison']['mended'][:9], other)]
+    style = ('body{font:15px/1.45 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 '
+             '1em}table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ccc;'
+             'padding:.25em '
+             '.7em;text-align:left;font-variant-numeric:tabular-nums}.gallery{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:200px}figcaption{font-size:12px}img{max-width:100%}')
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{style}</style>{"".join(parts)}</html>'
     write_atomically(folder/'report.json', [(json.dumps(report, ensure_ascii=False, indent=1) + '\n').encode()])
     write_atomically(folder/'table.md', [(summary_table(report) + '\n').encode()])
     write_atomically(folder/'report.html', [page.encode()])
-    lines = (dict(image=str(frames.images[i]), video=str(frames.videos[i]), truth=frames.schema.from_codes(tuple(map(int, frames.truth[i]))),
-                  predicted=frames.schema.from_codes(tuple(map(int, np.maximum(frames.predicted[i], 0))))) for i in range(len(frames)))
-    write_atomically(folder/'predictions.jsonl', [(json.dumps(line, ensure_ascii=False) + '\n').encode() for line in lines])
+    lines = (dict(image=str(frames.images[i]), video=str(frames.videos[i]),
+                  truth=frames.schema.from_codes(tuple(map(int, frames.truth[i]))),
+                  predicted=frames.schema.from_codes(tuple(map(int, np.maximum(frames.predicted[i], 0)))))
+                  for i in range(len(frames)))
+    write_atomically(folder/'predictions.jsonl',
+                     [(json.dumps(line, ensure_ascii=False) + '\n').encode() for line in lines])
     return folder/'report.html'

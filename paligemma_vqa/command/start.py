@@ -20,7 +20,8 @@ def demo(
     seed: Seed = 0,
     json_: Json = False,
 ):
-    "Make a data set, fine-tune the tiny PaliGemma 2 on it, score it before and after, answer a picture, segment a video."
+    """Make a data set, fine-tune the tiny PaliGemma 2 on it, score it before and after, answer a picture, segment a
+    video."""
     from paligemma_vqa.command.demo import run_demo, summary
     report = run_demo(output, seed=seed)
     say_json(report) if json_ else say(summary(report, output))
@@ -37,10 +38,12 @@ def doctor(json_: Json = False):
     packages = 'torch transformers peft datasets bitsandbytes opencv-python-headless av ipywidgets anywidget jupyterlab ray'.split()
     facts = dict(python=platform.python_version(), system=platform.platform(), cpus=os.cpu_count(),
                  free_disk_gb=round(shutil.disk_usage('.').free / 1e9, 1),
-                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu',
+                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'mps'
+                 if torch.backends.mps.is_available() else 'cpu',
                  bases=_bases_at_hand(), **{package: installed(package) for package in packages})
     if json_: say_json(facts)
-    else: say(*(f'{name:24} {", ".join(value) if isinstance(value, list) else value if value is not None else "not installed"}' for name, value in facts.items()))
+    else:
+        say(*(f'{name:24} {", ".join(value) if isinstance(value, list) else value if value is not None else "not installed"}' for name, value in facts.items()))
 
 # %% ../../nbs/9_command/04_start.ipynb #a0a858d1
 def _bases_at_hand() -> list[str]:

@@ -35,7 +35,8 @@ def say(*lines) -> None:
     stream = _stdout or sys.stdout
     for line in lines:
         try: print(line, file=stream, flush=True)
-        except UnicodeEncodeError: print(str(line).encode('ascii', 'backslashreplace').decode(), file=stream, flush=True)
+        except UnicodeEncodeError:
+            print(str(line).encode('ascii', 'backslashreplace').decode(), file=stream, flush=True)
 
 # %% ../../nbs/9_command/03_terminal.ipynb #25929c49
 def plain(value):
@@ -54,15 +55,26 @@ def say_json(value) -> None:
 
 # %% ../../nbs/9_command/03_terminal.ipynb #200b3cd7
 Data = Annotated[Path, typer.Option('--data', help='Dataset folder with labels.jsonl and images/.', show_default=False)]
-Adapter = Annotated[Optional[Path], typer.Option('--lora-path', help='Adapter folder made by train. Its base model is found from it.', show_default=False)]
-Model = Annotated[Optional[str], typer.Option('--model', help='tiny, a local folder, or a hub name such as google/paligemma2-3b-pt-448.', show_default=False)]
+Adapter = Annotated[Optional[Path], typer.Option('--lora-path',
+                                                 help='Adapter folder made by train. Its base model is found from it.',
+                                                 show_default=False)]
+Model = Annotated[Optional[str], typer.Option('--model',
+                                              help='tiny, a local folder, or a hub name such as '
+                                                   'google/paligemma2-3b-pt-448.', show_default=False)]
 BatchSize = Annotated[int, typer.Option('--batch-size', min=1, help='Pictures per forward pass.')]
 Seed = Annotated[int, typer.Option('--seed', min=0, max=2**32 - 1, help='Of everything that is drawn by chance.')]
 Json = Annotated[bool, typer.Option('--json', help='Print JSON on standard output and nothing else there.')]
-Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1, mps. Default: the best there is.', show_default=False)]
-Dtype = Annotated[Optional[str], typer.Option('--dtype', help='float32 or bfloat16. Default: what suits the device.', show_default=False)]
-Quantization = Annotated[Optional[str], typer.Option('--quantization', help='nf4: the language model in 4 bits; none: not, even if it was trained so. Default: as in training.', show_default=False)]
-Compile = Annotated[bool, typer.Option('--compile', help='Compile the model first: a minute or more, then each picture is faster. For many.')]
+Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1, mps. Default: the best there is.',
+                                               show_default=False)]
+Dtype = Annotated[Optional[str], typer.Option('--dtype', help='float32 or bfloat16. Default: what suits the device.',
+                                              show_default=False)]
+Quantization = Annotated[Optional[str], typer.Option('--quantization',
+                                                     help='nf4: the language model in 4 bits; none: not, even if it '
+                                                          'was trained so. Default: as in training.',
+                                                          show_default=False)]
+Compile = Annotated[bool, typer.Option('--compile',
+                                       help='Compile the model first: a minute or more, then each picture is faster. '
+                                            'For many.')]
 
 # %% ../../nbs/9_command/03_terminal.ipynb #494ea37a
 def existing_folder(path:Path, what:str='folder') -> Path:
@@ -81,7 +93,8 @@ def check_output(
     if not existing.is_dir():
         raise VQAError('is not a folder, so nothing can be written into it', existing, remedy='Choose another folder.')
     if not os.access(existing, os.W_OK | os.X_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
-        raise VQAError('nothing can be written here', existing, remedy='Choose another folder, or change its permissions.')
+        raise VQAError('nothing can be written here', existing,
+                       remedy='Choose another folder, or change its permissions.')
     longest = max(len(os.fsencode(part)) for part in folder.parts or ('',))
     if longest > os.pathconf(existing, 'PC_NAME_MAX'):
         raise VQAError('the name is too long', f'{str(folder)[:60]}…', remedy='Choose a shorter one.')
@@ -91,7 +104,8 @@ def check_output(
 def _check_path(path:Path) -> None:
     if '\0' in str(path): raise VQAError('the name holds a zero byte', repr(str(path)), remedy='Leave it out.')
     try: path.resolve()
-    except RuntimeError: raise VQAError('is a loop of symbolic links', path, remedy='Give the path of a file or folder.') from None
+    except RuntimeError:
+        raise VQAError('is a loop of symbolic links', path, remedy='Give the path of a file or folder.') from None
 
 def checked(command:Callable) -> Callable:
     "`command`, with what it was given looked at first"
@@ -100,8 +114,10 @@ def checked(command:Callable) -> Callable:
         for name, value in options.items():
             option = f'--{name.rstrip("_").replace("_", "-")}'
             for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, float) and not math.isfinite(one): raise VQAError(f'{option} is {one}', remedy='Give a number.')
-                if isinstance(one, int) and abs(one) >= 2**31: raise VQAError(f'{option} is {one:.1e}', remedy='Give a smaller number.')
+                if isinstance(one, float) and not math.isfinite(one):
+                    raise VQAError(f'{option} is {one}', remedy='Give a number.')
+                if isinstance(one, int) and abs(one) >= 2**31:
+                    raise VQAError(f'{option} is {one:.1e}', remedy='Give a smaller number.')
                 if isinstance(one, Path): _check_path(one)
                 if isinstance(one, str) and any('\ud800' <= mark <= '\udfff' for mark in one):
                     raise VQAError(f'{option} holds half a character', remedy='Type it again.')

@@ -35,8 +35,10 @@ def settings_for(
 Text = Optional[str]
 def _option(name:str, help:str): return typer.Option(name, help=help, show_default=False)
 
+# %% ../../nbs/9_command/08_train.ipynb #45779288
 def train(
-    data: Annotated[Optional[Path], _option('--data', 'Data set folder. Default with --resume: that of the run.')] = None,
+    data: Annotated[Optional[Path], _option('--data',
+                                            'Data set folder. Default with --resume: that of the run.')] = None,
     model: Model = None,
     output: Annotated[Path, typer.Option('--output', help='Run folder.')] = Path('runs/train'),
     epochs: Annotated[Optional[float], _option('--epochs', 'Times through the data set. Default 10; tiny 8.')] = None,

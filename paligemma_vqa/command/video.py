@@ -15,46 +15,93 @@ from typing import Annotated, Optional
 import typer
 from tqdm import tqdm
 
-from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, predictor_of, say,
+from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, predictor_of,
+                                            say,
                                            say_json)
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/11_video.ipynb #c7cca764
 def video(
-    video_path: Annotated[Optional[Path], typer.Option('--video-path', help='A video file or a folder of videos.', show_default=False)] = None,
+    video_path: Annotated[Optional[Path], typer.Option('--video-path', help='A video file or a folder of videos.',
+                                                       show_default=False)] = None,
     lora_path: Adapter = None,
     model: Model = None,
     output: Annotated[Path, typer.Option('--output', help='Result folder.')] = Path('runs/video'),
     fps: Annotated[float, typer.Option('--fps', min=0.01, help='Frames looked at per second of video.')] = 5,
-    source: Annotated[Optional[str], typer.Option('--source', help='Live: camera number, rtsp:// or http:// address, or a file played at its own rate.', show_default=False)] = None,
-    latency_budget: Annotated[Optional[float], typer.Option('--latency-budget', help='Live: milliseconds from frame to answer; older frames are dropped. Default: 500.', show_default=False)] = None,
-    alert: Annotated[Optional[list[str]], typer.Option('--alert', help='Live: print a JSON line when this event begins. May be repeated.', show_default=False)] = None,
-    to_label: Annotated[Optional[Path], typer.Option('--to-label', help='Data set folder that also gets the most doubtful frames; the labeling tool shows them first.', show_default=False)] = None,
-    budget: Annotated[Optional[int], typer.Option('--budget', min=1, help='How many frames for --to_label. Default: 50.', show_default=False)] = None,
-    truth: Annotated[Optional[Path], typer.Option('--truth', help='segments.json or .csv of what is really there: drawn beside what is found, and scored.', show_default=False)] = None,
-    fit_to: Annotated[Optional[Path], typer.Option('--fit-to', help='Data set whose labels say how long phases last; smoothing then expects the same.', show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option('--batch-size', min=1, help='Pictures at once; more than 1 pays on a GPU.')] = 1,
-    skip_unchanged: Annotated[Optional[float], typer.Option('--skip-unchanged', min=0, help='Ask again only when a part of the picture changed by so many gray levels; 2 is a good start.', show_default=False)] = None,
-    on_alert: Annotated[Optional[list[str]], typer.Option('--on-alert', help='Live: a command that gets each alert as JSON on its input, or an http:// address that gets a POST. May be repeated.', show_default=False)] = None,
-    lag: Annotated[Optional[float], typer.Option('--lag', min=0, help='Live: seconds that smoothing waits before it decides. Default: 0.5.', show_default=False)] = None,
-    rules: Annotated[Optional[Path], typer.Option('--rules', help='YAML with what must and must not happen, a sentence a line; broken rules are listed, live they are alerts.', show_default=False)] = None,
-    method: Annotated[Optional[str], typer.Option('--method', help='Smoothing of a file: hmm, median, hysteresis or raw. Default: hmm.', show_default=False)] = None,
-    min_confidence: Annotated[Optional[float], typer.Option('--min-confidence', min=0, max=1, help='Segments less sure than this are marked as doubtful. Default: 0.5.', show_default=False)] = None,
-    min_duration: Annotated[Optional[float], typer.Option('--min-duration', min=0, help='Segments shorter than so many seconds are marked as doubtful. Default: 0.', show_default=False)] = None,
-    annotated: Annotated[Optional[bool], typer.Option('--annotated/--no-annotated', help='Write annotated.mp4. Default: yes.', show_default=False)] = None,
-    device: Device = None, dtype: Dtype = None, quantization: Quantization = None, compile: Compile = False, json_: Json = False,
+    source: Annotated[Optional[str], typer.Option('--source',
+                                                  help='Live: camera number, rtsp:// or http:// address, or a file '
+                                                       'played at its own rate.', show_default=False)] = None,
+    latency_budget: Annotated[Optional[float],
+                              typer.Option('--latency-budget',
+                                           help='Live: milliseconds from frame to answer; older frames are dropped. '
+                                                'Default: 500.', show_default=False)] = None,
+    alert: Annotated[Optional[list[str]], typer.Option('--alert',
+                                                       help='Live: print a JSON line when this event begins. May be '
+                                                            'repeated.', show_default=False)] = None,
+    to_label: Annotated[Optional[Path], typer.Option('--to-label',
+                                                     help='Data set folder that also gets the most doubtful frames; '
+                                                          'the labeling tool shows them first.',
+                                                          show_default=False)] = None,
+    budget: Annotated[Optional[int], typer.Option('--budget', min=1,
+                                                  help='How many frames for --to_label. Default: 50.',
+                                                  show_default=False)] = None,
+    truth: Annotated[Optional[Path], typer.Option('--truth',
+                                                  help='segments.json or .csv of what is really there: drawn beside '
+                                                       'what is found, and scored.', show_default=False)] = None,
+    fit_to: Annotated[Optional[Path], typer.Option('--fit-to',
+                                                   help='Data set whose labels say how long phases last; smoothing '
+                                                        'then expects the same.', show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option('--batch-size', min=1,
+                                            help='Pictures at once; more than 1 pays on a GPU.')] = 1,
+    skip_unchanged: Annotated[Optional[float],
+                              typer.Option('--skip-unchanged', min=0,
+                                           help='Ask again only when a part of the picture changed by so many gray '
+                                                'levels; 2 is a good start.', show_default=False)] = None,
+    on_alert: Annotated[Optional[list[str]],
+                        typer.Option('--on-alert',
+                                     help='Live: a command that gets each alert as JSON on its input, or an http:// '
+                                          'address that gets a POST. May be repeated.', show_default=False)] = None,
+    lag: Annotated[Optional[float], typer.Option('--lag', min=0,
+                                                 help='Live: seconds that smoothing waits before it decides. Default: '
+                                                      '0.5.', show_default=False)] = None,
+    rules: Annotated[Optional[Path], typer.Option('--rules',
+                                                  help='YAML with what must and must not happen, a sentence a line; '
+                                                       'broken rules are listed, live they are alerts.',
+                                                       show_default=False)] = None,
+    method: Annotated[Optional[str], typer.Option('--method',
+                                                  help='Smoothing of a file: hmm, median, hysteresis or raw. Default: '
+                                                       'hmm.', show_default=False)] = None,
+    min_confidence: Annotated[Optional[float],
+                              typer.Option('--min-confidence', min=0, max=1,
+                                           help='Segments less sure than this are marked as doubtful. Default: 0.5.',
+                                           show_default=False)] = None,
+    min_duration: Annotated[Optional[float],
+                            typer.Option('--min-duration', min=0,
+                                         help='Segments shorter than so many seconds are marked as doubtful. Default: '
+                                              '0.', show_default=False)] = None,
+    annotated: Annotated[Optional[bool], typer.Option('--annotated/--no-annotated',
+                                                      help='Write annotated.mp4. Default: yes.',
+                                                      show_default=False)] = None,
+    device: Device = None, dtype: Dtype = None, quantization: Quantization = None, compile: Compile = False,
+    json_: Json = False,
 ):
     "Turn a video into event segments, a timeline and an annotated video; or watch a live stream."
-    if (video_path is None) == (source is None): raise VQAError('give either a video or a live source', remedy='Use --video_path FILE_OR_FOLDER or --source.')
-    if video_path and not video_path.exists(): raise VQAError('no such file or folder', video_path, remedy='Check --video_path.')
-    _refuse_useless(source is not None, dict(truth=truth, to_label=to_label, budget=budget, skip_unchanged=skip_unchanged, method=method,
-                                             min_confidence=min_confidence, min_duration=min_duration, annotated=annotated),
+    if (video_path is None) == (source is None):
+        raise VQAError('give either a video or a live source', remedy='Use --video_path FILE_OR_FOLDER or --source.')
+    if video_path and not video_path.exists():
+        raise VQAError('no such file or folder', video_path, remedy='Check --video_path.')
+    _refuse_useless(source is not None, dict(truth=truth, to_label=to_label, budget=budget,
+                                             skip_unchanged=skip_unchanged, method=method,
+                                             min_confidence=min_confidence, min_duration=min_duration,
+                                             annotated=annotated),
                     dict(alert=alert, on_alert=on_alert, latency_budget=latency_budget, lag=lag))
-    if budget is not None and to_label is None: raise VQAError('--budget says how many frames --to-label takes', remedy='Add --to-label DIR.')
+    if budget is not None and to_label is None:
+        raise VQAError('--budget says how many frames --to-label takes', remedy='Add --to-label DIR.')
     predictor = predictor_of(lora_path, model, device, dtype, quantization=quantization, compile=compile)
     dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
     if source is not None:
-        return _live(predictor, source, fps, latency_budget or 500, alert or (), output, json_, on_alert, rules, batch_size=batch_size,
+        return _live(predictor, source, fps, latency_budget or 500, alert or (), output, json_, on_alert, rules,
+                     batch_size=batch_size,
                      dynamics=dynamics, lag_s=0.5 if lag is None else lag)
     from paligemma_vqa.video.results import write_results
     from paligemma_vqa.video.review import Doubt
@@ -62,24 +109,32 @@ def video(
     sentences = read_rules(rules, predictor.schema) if rules else ()
     marks = dict(rules=sentences, doubt=Doubt(0.5 if min_confidence is None else min_confidence, min_duration or 0.0))
     budget = budget or 50
-    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method or 'hmm', annotated=annotated is not False)
+    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method or 'hmm',
+                   annotated=annotated is not False)
     if video_path.is_dir() and not _pictures_in(video_path):
         if truth: raise VQAError('--truth is about one video', video_path, remedy='Give the path of that video.')
         return _many(predictor, video_path, output, fps, to_label, budget, json_, options, marks)
     from paligemma_vqa.video.analyze import analyze_video, queue_uncertain
     with tqdm(unit=' s of video', disable=None, bar_format='{desc}{n:.0f} s of video looked at [{elapsed}]') as bar:
-        result = analyze_video(predictor, video_path, output, fps=fps, truth=truth, on_frame=lambda time_s: bar.update(time_s - bar.n), **options)
+        result = analyze_video(predictor, video_path, output, fps=fps, truth=truth,
+                               on_frame=lambda time_s: bar.update(time_s - bar.n), **options)
     broken = write_results(result, video_path, truth=truth, **marks)
     for loss in result.losses: print(f'Warning: {video_path}: {loss}', file=sys.stderr)
     segments = [asdict(segment) for segment in result.segments]
     asked = dict(asked=list(map(str, queue_uncertain([result], [video_path], to_label, budget)))) if to_label else {}
-    if json_: say_json(dict(video=str(video_path), output=str(output), segments=segments, losses=list(map(str, result.losses)), timing=dict(result.timing),
+    if json_:
+        say_json(dict(video=str(video_path), output=str(output), segments=segments,
+                      losses=list(map(str, result.losses)), timing=dict(result.timing),
                               metrics=result.metrics, violations=[asdict(violation) for violation in broken]) | asked)
     else:
-        for s in result.segments: say(f'{s.start_s:8.2f} s to {s.end_s:8.2f} s  {s.event} in phase {s.phase}' + (f'  ({s.confidence:.2f})' if s.confidence else ''))
-        say(f"{len(segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; review.html, timeline.png, segments.* and numbers are in {output}")
+        for s in result.segments:
+            say(f'{s.start_s:8.2f} s to {s.end_s:8.2f} s  {s.event} in phase {s.phase}'
+                + (f'  ({s.confidence:.2f})' if s.confidence else ''))
+        say(f"{len(segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; review.html, timeline.png, "
+            f"segments.* and numbers are in {output}")
         for violation in broken: say(f'{violation.time_s:8.2f} s  broken rule: {violation.message} ({violation.rule})')
-        if result.metrics: say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
+        if result.metrics:
+            say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
         if to_label: say(f"{len(asked['asked'])} frames are waiting for labels in {to_label}")
 
 # %% ../../nbs/9_command/11_video.ipynb #d7722a80
@@ -88,7 +143,8 @@ def _refuse_useless(is_live:bool, for_files:dict, for_live:dict) -> None:
     for name, value in (for_files if is_live else for_live).items():
         if value in (None, [], ()): continue
         option = f"--{name.replace('_', '-')}"
-        raise VQAError(f'{option} does nothing when a stream is watched' if is_live else f'{option} is only for a stream that is watched',
+        raise VQAError(f'{option} does nothing when a stream is watched' if is_live
+                       else f'{option} is only for a stream that is watched',
                        remedy=f"Leave it out, or use {'--video-path' if is_live else '--source'}.")
 
 # %% ../../nbs/9_command/11_video.ipynb #338ab482
@@ -102,7 +158,8 @@ def _dynamics(schema, data):
     from paligemma_vqa.video.smoothing import Dynamics
     from paligemma_vqa.dataset.splits import read_splits
     splits = read_splits(data)
-    return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None or splits.side(record) == 'train'])
+    return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None
+                                         or splits.side(record) == 'train'])
 
 # %% ../../nbs/9_command/11_video.ipynb #d66eda74
 def _many(predictor, folder, output, fps, to_label, budget, json_, options, marks):
@@ -114,12 +171,17 @@ def _many(predictor, folder, output, fps, to_label, budget, json_, options, mark
     for outcome in outcomes:
         if outcome.status == 'failed': continue
         write_results(load_result(output / outcome.folder, predictor.schema), folder / outcome.video, **marks)
-    for outcome in outcomes: say_json(asdict(outcome)) if json_ else say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')
+    for outcome in outcomes:
+        say_json(asdict(outcome)) if json_ else say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')
     if to_label:
         asked = queue_from_folder(outcomes, folder, output, predictor.schema, to_label, budget)
-        say_json(dict(to_label=str(to_label), asked=list(map(str, asked)))) if json_ else say(f'{len(asked)} frames are waiting for labels in {to_label}')
+        say_json(dict(to_label=str(to_label), asked=list(map(str,
+                                                             asked)))) if json_ else say(f'{len(asked)} frames are '
+                                                                                         f'waiting for labels in '
+                                                                                         f'{to_label}')
     if failed := sum(outcome.status == 'failed' for outcome in outcomes):
-        raise VQAError(f'{failed} of {len(outcomes)} videos failed; the others are done', output/'videos.csv', exit_code=1)
+        raise VQAError(f'{failed} of {len(outcomes)} videos failed; the others are done', output/'videos.csv',
+                       exit_code=1)
 
 # %% ../../nbs/9_command/11_video.ipynb #c0180629
 def _live(predictor, source, fps, latency_budget, alerts, output, json_, on_alert=(), rules=None, **options):
@@ -131,7 +193,8 @@ def _live(predictor, source, fps, latency_budget, alerts, output, json_, on_aler
     receivers = [lambda alert: say(alert.to_json()), *map(receiver_of, on_alert or ())]
     source = int(source) if source.isdecimal() and not Path(source).exists() else source
     with _ended_by_signal() as stop:
-        report = live(predictor, source, latency_budget, fps=fps, alerts=alerts, output_dir=output, on_alert=receivers, stop=stop,
+        report = live(predictor, source, latency_budget, fps=fps, alerts=alerts, output_dir=output, on_alert=receivers,
+                      stop=stop,
                       rules=read_rules(rules, predictor.schema) if rules else (), **options)
     if json_: say_json({name: value for name, value in asdict(report).items() if name != 'segments'})
     else: print(report.table(), f'session                 {report.folder}', sep='\n', file=sys.stderr)

@@ -25,7 +25,8 @@ def picture_change(
     other:np.ndarray,   # uint8 [H, W, 3]
 ) -> float:
     "Mean difference of two pictures after shrinking, from 0 (the same) to 1"
-    small = [np.asarray(Image.fromarray(picture).resize((32, 18), Image.Resampling.BOX), np.float32) for picture in (image, other)]
+    small = [np.asarray(Image.fromarray(picture).resize((32, 18), Image.Resampling.BOX), np.float32)
+             for picture in (image, other)]
     return float(np.abs(small[0] - small[1]).mean() / 255)
 
 def changed_frames(frames:Iterable[Frame], change:float) -> Iterator[Frame]:
@@ -64,7 +65,8 @@ def uncertain_frames(
 def extract_frames(
     video:str|Path,                # Video file
     folder:str|Path,               # Dataset folder; made if it is not there
-    every_s:float|None=None,       # Seconds between frames looked at; None: 1, or 0.2 with `scene`, 0.5 with `predictor`
+    # Seconds between frames looked at; None: 1, or 0.2 with `scene`, 0.5 with `predictor`
+    every_s:float|None=None,
     scene:float|None=None,         # Keep a frame only when the picture has changed by this, 0 to 1; 0.08 finds cuts
     predictor=None,                # Keep the frames that this model is least sure of
     count:int=100,                 # How many of these
@@ -75,7 +77,8 @@ def extract_frames(
     name:str|None=None,            # What to call the video; None: its file's name
     quality:int=95,                # JPEG quality
 ) -> list[dict]:                   # What frames.jsonl says about each: image, video, frame_index, time_s
-    "Cut frames from a video into a dataset folder; `VQAError` when nothing can be taken, or another video has this name"
+    """Cut frames from a video into a dataset folder; `VQAError` when nothing can be taken, or another video has
+    this name"""
     video, folder = Path(video), Path(folder)
     every_s = _check_choice(every_s, scene, predictor, count, indices)
     if not video.exists(): raise VQAError('no such video', video, remedy='Give the path of a video file.')
@@ -91,12 +94,14 @@ def extract_frames(
     if not written: raise VQAError('no frame was taken', video, remedy='Look at start_s, end_s and scene.')
     return written
 
+# %% ../../nbs/2_dataset/11_extract.ipynb #0c2b0642
 def _check_choice(every_s, scene, predictor, count, indices) -> float:
     "Seconds between the frames looked at; `VQAError` for what cannot be meant"
     if sum(way is not None for way in (scene, predictor, indices)) > 1:
         raise VQAError('more than one of scene, predictor and indices', remedy='Choose one.')
     if every_s is None: every_s = 0.2 if scene is not None else 0.5 if predictor is not None else 1.0
-    if not (every_s > 0 and math.isfinite(every_s)): raise VQAError(f'every {every_s} seconds', remedy='Give a number above 0.')
+    if not (every_s > 0 and math.isfinite(every_s)):
+        raise VQAError(f'every {every_s} seconds', remedy='Give a number above 0.')
     if scene is not None and not 0 <= scene <= 1:
         raise VQAError(f'a picture cannot change by {scene}', remedy='Give 0 to 1; 0.08 finds cuts.')
     if count < 1: raise VQAError(f'{count} frames cannot be taken', remedy='Give 1 or more.')
@@ -130,6 +135,7 @@ def _known_frames(folder, name, video) -> dict[str, dict]:
                            remedy="Give this one another name (name='…').")
     return known
 
+# %% ../../nbs/2_dataset/11_extract.ipynb #01e85132
 def _save_picture(image:np.ndarray, path:Path, quality:int) -> None:
     if path.exists(): return
     unfinished = path.with_name(f'.{path.name}.tmp')   # a picture that is there is whole
@@ -138,4 +144,5 @@ def _save_picture(image:np.ndarray, path:Path, quality:int) -> None:
         os.replace(unfinished, path)
     except OSError as error:
         with suppress(OSError): unfinished.unlink(missing_ok=True)
-        raise VQAError(f'cannot be written ({error.strerror or error})', path, remedy='Free some space.', exit_code=1) from None
+        raise VQAError(f'cannot be written ({error.strerror or error})', path, remedy='Free some space.',
+                       exit_code=1) from None

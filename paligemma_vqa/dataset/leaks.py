@@ -69,7 +69,8 @@ def find_leaks(
     broken = sum(look.problem is not None for look in looks)
     telling = sum(look.is_telling for look in looks)
     checks = [f'groups: {len(sides_of_group)} videos or lone pictures, {len(groups)} on two sides',
-              f'bytes: {len(side_of)} pictures, {len(exact)} on two sides' + (f', {broken} not readable' if broken else '')]
+              f'bytes: {len(side_of)} pictures, {len(exact)} on two sides'
+              + (f', {broken} not readable' if broken else '')]
     if perceptual:
         empty = len(looks) - broken - telling
         checks.append(f'looks: {telling} pictures, {len(alike)} alike on two sides (up to {ALIKE_BITS} of 64 bits)'

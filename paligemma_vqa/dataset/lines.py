@@ -28,7 +28,8 @@ class LineError(VQAError):
 
 # %% ../../nbs/2_dataset/01_lines.ipynb #0b828af6
 def _wrong_number(text):
-    raise LineError('number', f'{text} is not a number that can be kept', remedy='Write a finite number, or leave the key out.')
+    raise LineError('number', f'{text} is not a number that can be kept',
+                    remedy='Write a finite number, or leave the key out.')
 
 def _integer(text:str) -> int:
     if len(text) > 20 or not -2**63 <= int(text) < 2**63:
@@ -46,7 +47,8 @@ def _once(pairs:list[tuple[str, object]]) -> dict:
     return values
 
 # Made once: `json.loads` would make a decoder for every line.
-_DECODER = json.JSONDecoder(parse_constant=_wrong_number, parse_int=_integer, parse_float=_number, object_pairs_hook=_once)
+_DECODER = json.JSONDecoder(parse_constant=_wrong_number, parse_int=_integer, parse_float=_number,
+                            object_pairs_hook=_once)
 
 # %% ../../nbs/2_dataset/01_lines.ipynb #65ee168a
 def parse_json(
@@ -63,7 +65,8 @@ def parse_json(
     except UnicodeDecodeError:
         raise LineError('encoding', 'the line is not UTF-8 text', path, line, 'Save the file as UTF-8.') from None
     except UnicodeEncodeError:
-        raise LineError('encoding', 'the line holds half a character', path, line, 'Delete the \\ud… that stands alone.') from None
+        raise LineError('encoding', 'the line holds half a character', path, line,
+                        'Delete the \\ud… that stands alone.') from None
     except (ValueError, RecursionError):
         raise LineError('torn', 'the line is torn or not JSON', path, line,
                         'Mend or delete it; `paligemma-vqa lint --fix` takes it out and keeps a backup.') from None
@@ -75,7 +78,8 @@ BOM = b'\xef\xbb\xbf'   # Windows editors put it in front
 def read_lines(
     path:str|Path,   # Text, or text in gzip
 ) -> Iterator[tuple[int, bytes]]:
-    "The lines of a file that are not blank, with their numbers, from 1; `VQAError` when it is not there or cannot be read"
+    """The lines of a file that are not blank, with their numbers, from 1; `VQAError` when it is not there or cannot
+    be read"""
     path = Path(path)
     try:
         with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
@@ -87,14 +91,16 @@ def read_lines(
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise VQAError('the compressed file is broken', path, remedy='Copy it again.') from None
     except OSError as error:
-        raise VQAError(f'cannot be read ({error.strerror or error})', path, remedy='Check what it is and who may read it.') from None
+        raise VQAError(f'cannot be read ({error.strerror or error})', path,
+                       remedy='Check what it is and who may read it.') from None
 
 # %% ../../nbs/2_dataset/01_lines.ipynb #6ea15edc
 def to_line(values:Mapping) -> bytes:
     "An object as one line; `LineError` when `parse_json` would refuse it"
     try: text = json.dumps(values, ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        raise LineError('number', f'this cannot be written as JSON ({error})', remedy='Use texts, finite numbers, lists and objects.') from None
+        raise LineError('number', f'this cannot be written as JSON ({error})',
+                        remedy='Use texts, finite numbers, lists and objects.') from None
     try: line = text.encode() + b'\n'
     except UnicodeEncodeError:
         raise LineError('encoding', 'a text holds half a character', remedy='Take it out.') from None

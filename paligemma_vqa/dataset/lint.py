@@ -48,7 +48,8 @@ def mended_question(question:str, schema:EventSchema) -> str|None:
     return {' '.join(text.split()): whole for text, whole in known.items()}.get(' '.join(bare.split()))
 
 def mended_answer(answer:str, schema:EventSchema) -> str|None:
-    "The same answer as the schema writes it, in the format it is closest to; None when it is written so; `VQAError` when unreadable"
+    """The same answer as the schema writes it, in the format it is closest to; None when it is written so;
+    `VQAError` when unreadable"""
     annotation = schema.parse(answer)
     def is_in(answer_format):
         try: return schema.parse(answer, answer_format) is not None
@@ -73,7 +74,8 @@ def _check_answer(answer:str, schema:EventSchema) -> tuple|None:
     try: mended = mended_answer(answer, schema)
     except VQAError as error:
         return 'error', 'answer', error.message, error.remedy or f"Write it like '{schema.render({})}'.", False
-    return mended and ('warning', 'wording', f"the answer '{answer}' is not written as usual", f"Write '{mended}'.", True)
+    return mended and ('warning', 'wording', f"the answer '{answer}' is not written as usual", f"Write '{mended}'.",
+                       True)
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #4a1e377b
 @dataclass(frozen=True)
@@ -85,14 +87,17 @@ class _Line:
 
     def find(self, level:str, code:str, message:str, remedy:str, fixable:bool=False) -> Finding:
         "A finding about this line"
-        return Finding(str(self.path), self.number, level, code, message, remedy, fixable and self.path.suffix != '.parquet')
+        return Finding(str(self.path), self.number, level, code, message, remedy,
+                       fixable and self.path.suffix != '.parquet')
 
 FIXABLE = ('torn', 'backslash')   # errors of reading that need no judgement
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #b1963d25
 def _check_lines(source:Path, schema:EventSchema) -> tuple[list[_Line], list[Finding]]:
     lines, findings, answers, questions = [], [], {}, {}
     def on_error(error):
-        findings.append(Finding(str(error.path), error.line, 'error', error.code, error.message, error.remedy or 'Mend it.',
+        findings.append(Finding(str(error.path), error.line, 'error', error.code, error.message,
+                                error.remedy or 'Mend it.',
                                 error.code in FIXABLE and error.path.suffix != '.parquet'))
     for record, path, number in each_line(source, on_error=on_error, is_complete=False):
         asked, answer = record.question, record.answer
@@ -103,7 +108,8 @@ def _check_lines(source:Path, schema:EventSchema) -> tuple[list[_Line], list[Fin
         findings += [line.find(*wrong) for wrong in (answers[answer], questions[asked]) if wrong]
         lines.append(line)
     if not lines and not findings:
-        findings.append(Finding(str(label_files(source)[0]), None, 'error', 'empty', 'the file has no records', 'Label some pictures first.'))
+        findings.append(Finding(str(label_files(source)[0]), None, 'error', 'empty', 'the file has no records',
+                                'Label some pictures first.'))
     for path in label_files(source):
         if path.suffix == '.jsonl' and path.open('rb').read(3) == BOM:
             findings.append(Finding(str(path), 1, 'warning', 'encoding', 'the file begins with a byte-order mark',
@@ -150,6 +156,7 @@ def _check_pictures(folder:Path, lines:list[_Line], splits:Splits|None, visual:b
         reported.add(pair)
         yield _about_likeness(likeness, first[likeness.one], first[likeness.other], splits)
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #34e70b86
 def _about_likeness(likeness, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
     "What it means that two pictures of two videos show the same"
     what = f'{likeness} of line {earlier.number}'
@@ -157,7 +164,8 @@ def _about_likeness(likeness, earlier:_Line, line:_Line, splits:Splits|None) -> 
     if None not in sides and sides[0] != sides[1]:
         return line.find('error', 'leak', f'{what}, but one is in {sides[0]} and one in {sides[1]}',
                          'Keep both in one split or delete one.')
-    if likeness.is_same_file and None not in (line.annotation, earlier.annotation) and line.annotation != earlier.annotation:
+    if likeness.is_same_file and None not in (line.annotation,
+                                              earlier.annotation) and line.annotation != earlier.annotation:
         return line.find('error', 'conflict', f'{what} and has another answer', 'Decide which is right.')
     return line.find('warning', 'same' if likeness.is_same_file else 'lookalike', what,
                      'Keep one of them, or see that both are in one split.')
@@ -170,8 +178,11 @@ def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator
     for event in schema.events:
         missing = [phase for phase in schema.phases if not counts[f'{event} {phase}']]
         if missing == list(schema.phases):
-            yield find('balance', f"event '{event}' is never there", 'Label pictures that show it, or take it out of the schema.')
-        elif missing: yield find('balance', f"event '{event}' is never in phase {', '.join(missing)}", 'Label pictures that show it.')
+            yield find('balance', f"event '{event}' is never there",
+                       'Label pictures that show it, or take it out of the schema.')
+        elif missing:
+            yield find('balance', f"event '{event}' is never in phase {', '.join(missing)}",
+                       'Label pictures that show it.')
     answers = Counter(schema.render(line.annotation) for line in lines if line.annotation is not None)
     (most, count), = answers.most_common(1)
     if count > 0.95 * counts[PICTURES]:
@@ -191,7 +202,8 @@ def _check_others(folder:Path) -> Iterator[Finding]:
         end, damaged = read_journal(journal, lambda entry: None)
         if damaged: yield find(f'{damaged} lines are damaged', 'They are passed over; the others count.')
         if journal.stat().st_size > end:
-            yield find('the last line is torn', 'It was never acknowledged; opening the folder for labeling puts it aside.')
+            yield find('the last line is torn',
+                       'It was never acknowledged; opening the folder for labeling puts it aside.')
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #d899310f
 def lint(
@@ -214,7 +226,8 @@ def lint(
     findings += _check_balance(path, lines, schema)
     findings += _check_others(folder)
     if splits and splits.by == 'frames':
-        findings.append(Finding(str(folder/'splits.json'), None, 'warning', 'split', splits.caution.rstrip('.'), 'Split by video.'))
+        findings.append(Finding(str(folder/'splits.json'), None, 'warning', 'split', splits.caution.rstrip('.'),
+                                'Split by video.'))
     return sorted(findings, key=lambda finding: (finding.level, finding.path, finding.line or 10**9))
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #2d73afde
@@ -222,7 +235,8 @@ def fix(
     folder:str|Path,
     schema:EventSchema|None=None,
 ) -> tuple[list[Finding], Path|None]:
-    "Repair what needs no judgement; returns what was repaired and where the first file as it was is kept (None: nothing to do)"
+    """Repair what needs no judgement; returns what was repaired and where the first file as it was is kept (None:
+    nothing to do)"""
     schema = schema or load_schema(folder)
     repaired = [finding for finding in lint(folder, schema, pictures=False) if finding.fixable]
     backups = [_fix_file(Path(path), [finding for finding in repaired if finding.path == path], schema)
@@ -240,6 +254,7 @@ def _fix_file(path:Path, findings:Sequence[Finding], schema:EventSchema) -> Path
     write_atomically(path, [gzip.compress(b''.join(lines), mtime=0)] if path.suffix == '.gz' else lines)
     return backup
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #02e608a2
 def mended_line(text:bytes, schema:EventSchema) -> bytes:
     "A line with the slashes, question and answer that were meant"
     try: values = parse_json(text)

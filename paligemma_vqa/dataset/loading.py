@@ -46,10 +46,13 @@ def _splits_of_files(sides) -> Splits:
             for record in Records(file): groups.setdefault(side, {})[group_of(record)] = None
     for side, names in groups.items():
         for name in names: seen.setdefault(name, []).append(side)
-    if shared := [name for name, on in seen.items() if len(on) > 1]: _warn_shared(sides[next(iter(sides))][0].parent, shared)
-    kept = {side: tuple(sorted(name for name, on in seen.items() if on[0] == side)) for side in dict.fromkeys((*RATIOS, *groups))}
+    if shared := [name for name, on in seen.items() if len(on) > 1]:
+        _warn_shared(sides[next(iter(sides))][0].parent, shared)
+    kept = {side: tuple(sorted(name for name, on in seen.items() if on[0] == side))
+            for side in dict.fromkeys((*RATIOS, *groups))}
     return Splits(kept, 'record', ratios={side: float(bool(names)) for side, names in kept.items()})
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #bc2bc34c
 def _warn_shared(source, shared) -> None:
     warnings.warn(f"{source}: {len(shared)} videos, such as '{min(shared)}', are on two sides, and the figures will be "
                   'too good.', stacklevel=4)
@@ -64,7 +67,8 @@ def split_dataset(
     anew:bool=False,                        # Forget the splits there are
     gap_s:float|None=None,                  # As for `split_by_group`
 ) -> Splits:
-    "The splits of a dataset: those it has, with sides for new groups; made if there are none. `VQAError` when they cannot be"
+    """The splits of a dataset: those it has, with sides for new groups; made if there are none. `VQAError` when
+    they cannot be"""
     folder = Path(folder)
     root = folder if folder.is_dir() else folder.parent
     if sides := file_sides(label_files(folder)): return _splits_of_files(sides)
@@ -108,8 +112,10 @@ def _survey(records:Records) -> dict:
         digest.update(record.to_json().encode())
         for key, value in record.extra.items():
             if key not in _COLUMNS and value is not None: kinds.setdefault(key, set()).add(type(value))
-    return dict(number=number, digest=digest.hexdigest(), extra={key: _value(kind) for key, kind in sorted(kinds.items())})
+    return dict(number=number, digest=digest.hexdigest(),
+                extra={key: _value(kind) for key, kind in sorted(kinds.items())})
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #9e7b8151
 def _value(kinds:set) -> datasets.Value:
     for wanted, name in (({bool}, 'bool'), ({int}, 'int64'), ({int, float}, 'float64')):
         if kinds <= wanted: return datasets.Value(name)
@@ -132,7 +138,8 @@ def load_dataset(
     splits:Splits|None=None,          # None: the folder's, made if there are none
     cache_dir:str|Path|None=None,     # Where the tables are kept; None: `datasets`' own place
 ) -> datasets.DatasetDict:
-    "Sides with the columns image, question, answer, video, frame_index, time_s and the records' own; `VQAError` on a wrong line"
+    """Sides with the columns image, question, answer, video, frame_index, time_s and the records' own; `VQAError`
+    on a wrong line"""
     if not Path(source).exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(source)):
         return _from_hub(str(source), schema, streaming, decode, splits=splits, cache_dir=cache_dir)
     files = label_files(source)
@@ -147,11 +154,13 @@ def _from_lines(source, files, folder, schema, streaming, splits, cache_dir):
     splits = splits or split_dataset(source, schema)
     features = datasets.Features({'image': datasets.Image()} | _COLUMNS | facts['extra'])
     kind = datasets.IterableDatasetDict if streaming else datasets.DatasetDict
-    arguments = dict(files=[str(file) for file in files], folder=str(folder.resolve()), splits=splits, extra=tuple(facts['extra'].items()))
+    arguments = dict(files=[str(file) for file in files], folder=str(folder.resolve()), splits=splits,
+                     extra=tuple(facts['extra'].items()))
     with _quiet(facts['number'] < 100_000):
         return kind({side: _make_side(arguments | dict(side=side), features, facts['digest'], streaming, cache_dir)
                      for side in dict.fromkeys((*RATIOS, *splits.splits))})
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #7055ac4e
 def _make_side(arguments, features, digest, streaming, cache_dir):
     options = dict(features=features, gen_kwargs=arguments, split=datasets.NamedSplit(arguments['side']))
     if streaming: return datasets.IterableDataset.from_generator(_rows, **options)
@@ -159,7 +168,8 @@ def _make_side(arguments, features, digest, streaming, cache_dir):
         return datasets.Dataset.from_dict({name: [] for name in features}, features, split=options['split'])
     facts = (arguments['folder'], arguments['side'], arguments['splits'].fingerprint, digest, repr(features))
     fingerprint = hashlib.sha256('\n'.join(facts).encode()).hexdigest()[:16]
-    return datasets.Dataset.from_generator(_rows, cache_dir=str(cache_dir) if cache_dir else None, fingerprint=fingerprint, **options)
+    return datasets.Dataset.from_generator(_rows, cache_dir=str(cache_dir) if cache_dir else None,
+                                           fingerprint=fingerprint, **options)
 
 # %% ../../nbs/2_dataset/12_loading.ipynb #bb331dc3
 def _from_parquet(files, folder, schema, streaming):
@@ -177,16 +187,19 @@ def _from_parquet(files, folder, schema, streaming):
 
 def _from_hub(name, schema, streaming, decode, **options):
     try:
-        if _has_labels(name): return load_dataset(snapshot_download(name, repo_type='dataset'), schema, streaming, decode, **options)
+        if _has_labels(name):
+            return load_dataset(snapshot_download(name, repo_type='dataset'), schema, streaming, decode, **options)
         data = datasets.load_dataset(name, streaming=streaming)
     except VQAError: raise
     except Exception as error:   # offline, not found, not logged in, broken: the remedy is the same
         why = str(error).splitlines()[0][:120]
-        raise VQAError(f"the dataset '{name}' cannot be fetched ({why})", remedy='Give a folder, or check the name and the connection.') from None
+        raise VQAError(f"the dataset '{name}' cannot be fetched ({why})",
+                       remedy='Give a folder, or check the name and the connection.') from None
     return _with_sides(data, name, schema, streaming).cast_column('image', datasets.Image(decode=decode))
 
 def _has_labels(name) -> bool:
-    "Is it a dataset folder of ours that was uploaded as it is? Its `image` column is a path, which `datasets` would not resolve"
+    """Is it a dataset folder of ours that was uploaded as it is? Its `image` column is a path, which `datasets`
+    would not resolve"""
     try: return bool(hf_hub_download(name, LABELS, repo_type='dataset'))
     except EntryNotFoundError: return False
 
@@ -196,28 +209,34 @@ def _with_sides(data, source, schema, streaming):
     for name, columns in data.column_names.items():
         for key in ('image', 'question', 'answer'):
             if columns is not None and key not in columns:
-                raise VQAError(f"the split '{name}' has no column '{key}'", source, remedy='A dataset has image, question and answer; rename its columns.')
+                raise VQAError(f"the split '{name}' has no column '{key}'", source,
+                               remedy='A dataset has image, question and answer; rename its columns.')
     data = data.cast_column('image', datasets.Image(decode=False))
     return _named_sides(data, source) if len(data) > 1 else _our_sides(data, source, schema, streaming)
 
 def _named_sides(data, source):
     if unknown := [name for name in data if name.lower() not in SIDE_NAMES]:
-        raise VQAError(f"the split '{unknown[0]}' is not train, validation (val, valid, dev) or test", source, remedy='Rename it or leave it out.')
+        raise VQAError(f"the split '{unknown[0]}' is not train, validation (val, valid, dev) or test", source,
+                       remedy='Rename it or leave it out.')
     kind, sides = type(data), {}
     for name in data: sides.setdefault(SIDE_NAMES[name.lower()], []).append(data[name])
     join = datasets.concatenate_datasets
     data = kind({side: parts[0] if len(parts) == 1 else join(parts) for side, parts in sides.items()})
     groups = {side: {record.video for record in _records(data[side])} - {None} for side in data}
-    if shared := {group for a in groups for b in groups if a != b for group in groups[a] & groups[b]}: _warn_shared(source, shared)
+    if shared := {group for a in groups for b in groups if a != b for group in groups[a] & groups[b]}:
+        _warn_shared(source, shared)
     return data
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #cc2c9b18
 def _our_sides(data, source, schema, streaming):
     if streaming:
-        raise VQAError('the dataset has one split only', source, remedy='Load it without streaming, or give train, validation and test files.')
+        raise VQAError('the dataset has one split only', source,
+                       remedy='Load it without streaming, or give train, validation and test files.')
     whole = next(iter(data.values()))
     known = list(_records(whole))
     if lone := sum(record.video is None for record in known):
-        raise VQAError(f'{lone} rows have no "video"', source, remedy='Add a column that names the video, or the group, of every picture.')
+        raise VQAError(f'{lone} rows have no "video"', source,
+                       remedy='Add a column that names the video, or the group, of every picture.')
     splits = split_by_group(known, schema)
     places = {name: [i for i, record in enumerate(known) if splits.side(record) == name] for name in splits.splits}
     return datasets.DatasetDict({name: whole.select(rows) for name, rows in places.items()})
@@ -225,7 +244,8 @@ def _our_sides(data, source, schema, streaming):
 def _records(rows) -> Iterator[Record]:
     for i, row in enumerate(rows):
         name = Path(row['image'].get('path') or f'row {i}').name
-        yield Record(name, row['question'], row['answer'], {key: row[key] for key in WHEREABOUTS if row.get(key) is not None})
+        yield Record(name, row['question'], row['answer'],
+                     {key: row[key] for key in WHEREABOUTS if row.get(key) is not None})
 
 # %% ../../nbs/2_dataset/12_loading.ipynb #701193d3
 def draw_examples(

@@ -65,6 +65,7 @@ def look_at(
     except VQAError as error: return Look(image, error)
     except (OSError, ValueError) as error: return Look(image, VQAError(f'the picture cannot be read ({error})', image))
 
+# %% ../../nbs/2_dataset/05_looks.ipynb #90a1d36b
 def look_at_all(
     folder:str|Path,
     images:Iterable[str],
@@ -106,6 +107,7 @@ class Likeness:
     def __str__(self) -> str:
         return f"'{self.other}' is {'byte for byte' if self.is_same_file else 'hardly to be told from'} '{self.one}'"
 
+# %% ../../nbs/2_dataset/05_looks.ipynb #2a16d22d
 def find_alike(
     looks:Sequence[Look],
     group_of:Mapping[str, Hashable],   # Picture to what it belongs to

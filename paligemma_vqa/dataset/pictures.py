@@ -22,7 +22,8 @@ _NAME = re.compile(r'(?:images/)?(?:(?P<folder>.+)/)?(?:(?P<video>[^/]+)_)?(?P<f
 def split_name(
     image:str,  # Path of a picture inside the dataset folder, with slashes
 ) -> tuple[str|None, int|None]:
-    "Video and frame from a picture's name, `<video>_<frame>.jpg` or `<video>/<frame>.jpg`; `(None, None)` for a lone picture"
+    """Video and frame from a picture's name, `<video>_<frame>.jpg` or `<video>/<frame>.jpg`; `(None, None)` for a
+    lone picture"""
     match = _NAME.fullmatch(image)
     if not match or not (match['video'] or match['folder']): return None, None
     # The folder belongs to the name: `case1/frame_0001.jpg` and `case2/frame_0001.jpg` are two videos.
@@ -52,14 +53,16 @@ def whereabouts(
             raise LineError('where', f'the "{key}" is {found}', remedy=f'Write {what}, or leave it out.')
     return where
 
-_KINDS = dict(video=(str, 'a text'), frame_index=(int, 'a whole number from 0 on'), time_s=((int, float), 'seconds from 0 on'))
+_KINDS = dict(video=(str, 'a text'), frame_index=(int, 'a whole number from 0 on'),
+              time_s=((int, float), 'seconds from 0 on'))
 
 # %% ../../nbs/2_dataset/02_pictures.ipynb #ea0b7793
 FRAMES = 'frames.jsonl'   # where pictures without a label come from
 
 def read_frames_file(
     path:str|Path,     # frames.jsonl; it need not be there
-    on_error=None,     # Called with a `LineError` for each line that cannot be used, which is then left out; None: it is raised
+    # Called with a `LineError` for each line that cannot be used, which is then left out; None: it is raised
+    on_error=None,
 ) -> Iterator[dict]:
     "The lines of a `frames.jsonl`, checked; `LineError` names the first line that cannot be used"
     for number, text in read_lines(path) if Path(path).exists() else ():
@@ -67,7 +70,8 @@ def read_frames_file(
             values = parse_json(text, path, number)
             if not isinstance(values, dict) or 'image' not in values:
                 raise LineError('record', 'the line names no image', remedy='Delete it.')
-            if complaint := check_image_path(values['image']): raise LineError('outside', complaint, remedy='Delete it.')
+            if complaint := check_image_path(values['image']):
+                raise LineError('outside', complaint, remedy='Delete it.')
             yield values | whereabouts(values)
         except LineError as error:
             found = LineError(error.code, error.message, path, number, error.remedy)

@@ -53,6 +53,7 @@ class Record:
         "The record as one line; `LineError` when reading would refuse it"
         return to_line(self.to_dict()).decode().rstrip('\n')
 
+# %% ../../nbs/2_dataset/03_records.ipynb #2c7b876b
 def group_of(record:Record) -> str:
     "What a record must not be parted from: its video, or the lone picture itself"
     return record.video or record.image
@@ -67,10 +68,12 @@ def make_record(
     if not isinstance(values, dict):
         raise wrong('the line is not a JSON object', 'Write {"image": …, "question": …, "answer": …}.')
     for key in ('image', 'question', 'answer'):
-        if key not in values: raise wrong(f'the key "{key}" is missing', 'A record has "image", "question" and "answer".')
+        if key not in values:
+            raise wrong(f'the key "{key}" is missing', 'A record has "image", "question" and "answer".')
         if not isinstance(values[key], str): raise wrong(f'the "{key}" is not a text', 'Put it in double quotes.')
     if complaint := check_image_path(values['image']):
-        raise LineError('backslash' if 'backslash' in complaint else 'outside', complaint, remedy='Copy the picture into the '
+        raise LineError('backslash' if 'backslash' in complaint else 'outside', complaint,
+                        remedy='Copy the picture into the '
                         'folder and write its path there with slashes, like images/case1_000063.jpg.')
     if is_complete: _check_texts(values['question'], values['answer'])
     values = values | whereabouts(values)
@@ -79,8 +82,10 @@ def make_record(
 def _check_texts(question, answer):
     try: format_prompt(question)
     except VQAError as error: raise LineError('question', error.message, remedy=error.remedy) from None
-    if not answer.strip(): raise LineError('answer', 'the answer is empty', remedy="Write the schema's sentence for it.")
+    if not answer.strip():
+        raise LineError('answer', 'the answer is empty', remedy="Write the schema's sentence for it.")
 
+# %% ../../nbs/2_dataset/03_records.ipynb #767223bc
 def parse_record(
     text:bytes|str,                 # One line
     path:str|Path|None=None,        # For the error: the file
@@ -99,10 +104,12 @@ _PATTERNS = ((LABELS,), (f'{LABELS}.gz',), ('labels-*.jsonl', 'labels-*.jsonl.gz
 def label_files(
     source:str|Path,  # Dataset folder, or one labels file
 ) -> list[Path]:
-    "`labels.jsonl`, or its shards `labels-*.jsonl`, each perhaps with `.gz`; or Parquet files; `VQAError` when there are none"
+    """`labels.jsonl`, or its shards `labels-*.jsonl`, each perhaps with `.gz`; or Parquet files; `VQAError` when
+    there are none"""
     source = Path(source)
     if source.is_file(): return [source]
-    if not source.is_dir(): raise VQAError('there is no such folder', source, remedy='A dataset folder has labels.jsonl beside images/.')
+    if not source.is_dir():
+        raise VQAError('there is no such folder', source, remedy='A dataset folder has labels.jsonl beside images/.')
     for patterns in _PATTERNS:
         files = sorted(file for pattern in patterns for file in source.glob(pattern) if not file.name.startswith('.'))
         if files: return files
@@ -125,7 +132,8 @@ def _rows(path:Path) -> Iterator[tuple[int, dict]]:
             for batch in file.iter_batches(1024, columns=sorted(fields)):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {key: value for key, value in row.items() if value is not None} | _named(row, path, number)
+                    yield number, {key: value for key, value in row.items() if value is not None} | _named(row, path,
+                                                                                                           number)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         why = str(error).splitlines()[0][:120]
         raise VQAError(f'the Parquet files cannot be read ({why})', path, remedy='Write them again.') from None
@@ -156,7 +164,8 @@ def each_line(
     on_error:Callable|None=None,        # Called with each `LineError`; that line is left out. None: it is raised
     is_complete:bool=True,              # As for `make_record`
 ) -> Iterator[Line]:
-    "The records of a dataset with file and line; `LineError` at the first that is wrong, `VQAError` when there is no file"
+    """The records of a dataset with file and line; `LineError` at the first that is wrong, `VQAError` when there is
+    no file"""
     known = set()   # few answers, many records
     for path in label_files(source):
         for number, values in _each_value(path):
@@ -170,6 +179,7 @@ def each_line(
                 on_error(found)
             else: yield Line(record, path, number)
 
+# %% ../../nbs/2_dataset/03_records.ipynb #b82b0b8a
 def _check_answer(answer, schema, known):
     try: schema.parse(answer)
     except VQAError as error: raise LineError('answer', error.message, remedy=error.remedy) from None
@@ -177,7 +187,8 @@ def _check_answer(answer, schema, known):
 
 def _check_there(folder, image):
     if not (folder/image).is_file():
-        raise LineError('missing', f"the picture '{image}' is missing", remedy=f'Put it into {folder} or delete the line.')
+        raise LineError('missing', f"the picture '{image}' is missing",
+                        remedy=f'Put it into {folder} or delete the line.')
 
 # %% ../../nbs/2_dataset/03_records.ipynb #88285a12
 @dataclass(frozen=True)
@@ -194,7 +205,8 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         number = 0
         for number, line in enumerate(self.lines(), 1): yield line.record
-        if not number: raise VQAError('the file has no records', label_files(self.source)[0], remedy='Label some pictures first.')
+        if not number:
+            raise VQAError('the file has no records', label_files(self.source)[0], remedy='Label some pictures first.')
 
 def read_records(
     source:str|Path,                 # Dataset folder, or a labels file in it
@@ -209,12 +221,14 @@ def write_records(
     path:str|Path,               # The labels file, or its dataset folder
     records:Iterable[Record],
 ) -> None:
-    "Replace a labels file; a crash leaves the old file or the new one, whole. `LineError` when reading would refuse a record"
+    """Replace a labels file; a crash leaves the old file or the new one, whole. `LineError` when reading would
+    refuse a record"""
     write_lines(labels_path(path), map(_checked, records))
 
 def _checked(record:Record) -> bytes:
     try: return to_line(make_record(record.to_dict(), is_complete=False).to_dict())
-    except LineError as error: raise LineError(error.code, f"'{record.image}': {error.message}", remedy=error.remedy) from None
+    except LineError as error:
+        raise LineError(error.code, f"'{record.image}': {error.message}", remedy=error.remedy) from None
 
 def load_schema(
     folder:str|Path,  # Dataset folder
@@ -227,7 +241,8 @@ def load_schema(
 def dataset_fingerprint(
     folder:str|Path,   # Dataset folder
 ) -> str:
-    "12 hex digits that change with a label, a split, the schema, or a picture's size; `VQAError` when there are no labels"
+    """12 hex digits that change with a label, a split, the schema, or a picture's size; `VQAError` when there are
+    no labels"""
     folder, digest = Path(folder), hashlib.sha256()
     for path in (*label_files(folder), folder/'splits.json', folder/'schema.json'):
         if path.exists(): digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())

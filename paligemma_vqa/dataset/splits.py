@@ -66,7 +66,8 @@ class Splits:
     @property
     def caution(self) -> str|None:
         "What must be said beside every figure; None when the test is on groups of its own"
-        return {'frames': 'Frames were split at random, so figures are too good: nearly every one has a twin in training.',
+        return {'frames': 'Frames were split at random, so figures are too good: nearly every one has a twin in '
+                          'training.',
                 'time blocks': 'Training and test are parts of the same recordings, so figures are too good.'}.get(self.by)
 
     @property
@@ -168,14 +169,17 @@ def _survey(records) -> _Survey:
             found.from_record = found.from_record and bool(record.extra.get('video'))
     return found
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #b4bf2293
 def _choose_way(by:str|None, found:_Survey, can_look:bool) -> str:
     "One of `WAYS`, for what was asked and what there is"
     if by in ('frames', 'near-duplicates'): return by
     videos = found.times_s
     if not videos: return 'near-duplicates'
     if by is None and len(videos) == 1 and not found.lone and not found.from_record and can_look and found.number > 1:
-        warnings.warn(f"All pictures are named after one video, '{next(iter(videos))}'. They are split by looks; if it is "
-                      "one video, the test figures will be too good. Name the videos in the records, split by 'time', or "
+        warnings.warn(f"All pictures are named after one video, '{next(iter(videos))}'. They are split by looks; if "
+                      f"it is "
+                      "one video, the test figures will be too good. Name the videos in the records, split by 'time', "
+                      "or "
                       'label another.', stacklevel=4)
         return 'near-duplicates'
     has_times = all(None not in times and len(set(times)) > 1 for times in videos.values())
@@ -212,6 +216,7 @@ def split_by_group(
 
 def _kind(by:str) -> str: return 'record' if by == 'file name' else by
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #377923a8
 def _check_ratios(previous, ratios):
     sides = dict.fromkeys(previous.splits if previous else (), 0)
     ratios = sides | dict(ratios or (previous.ratios if previous else RATIOS))
@@ -250,16 +255,20 @@ def _in_time(splits, records, schema, found, previous, gap_s) -> Splits:
         assigned |= {block.name: side for block, side in made.items()}
     return _with_sides(replace(splits, blocks=kept, gap_s=gap_s), assigned)
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #1dd5fdd9
 def _warn(splits, records, found) -> None:
     "Say what a split cannot show"
     if splits.by == 'frames':
-        warnings.warn('Splitting frames at random: neighbours of training frames are in the test, and its figures will be '
+        warnings.warn('Splitting frames at random: neighbours of training frames are in the test, and its figures '
+                      'will be '
                       'too good.', stacklevel=3)
     if splits.by == 'time blocks':
         left_out = sum(splits.group(record) is None for record in records)
         many = f'{len(found.times_s)} video' + ('s are' if len(found.times_s) > 1 else ' is')
-        warnings.warn(f'{many} split into blocks of time, {splits.gap_s:g} s apart ({left_out} of {found.number} pictures lie '
-                      f'between and are left out). {splits.caution} {VIDEOS_FOR_A_TEST} videos are needed to test on one that '
+        warnings.warn(f'{many} split into blocks of time, {splits.gap_s:g} s apart ({left_out} of {found.number} '
+                      f'pictures lie '
+                      f'between and are left out). {splits.caution} {VIDEOS_FOR_A_TEST} videos are needed to test on '
+                      f'one that '
                       'was never seen.', stacklevel=3)
     wanted = [side for side, share in splits.ratios.items() if share > 0]
     if empty := [side for side in wanted if not splits.splits[side]]:
@@ -293,7 +302,8 @@ def write_splits(
 def read_splits(
     folder:str|Path,  # Dataset folder
 ) -> Splits|None:
-    "The splits of a dataset, None without any; `VQAError` when the file contradicts itself, a warning when it was edited"
+    """The splits of a dataset, None without any; `VQAError` when the file contradicts itself, a warning when it was
+    edited"""
     path = Path(folder)/SPLITS_FILE
     if (values := _read_values(path)) is None: return None
     try: splits = _make_splits(values)
@@ -304,6 +314,7 @@ def read_splits(
                       stacklevel=2)
     return splits
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #43a7a1b4
 def _read_values(path:Path) -> dict|None:
     remedy = 'Mend it, or delete it and split again.'
     try: values = json.loads(path.read_text(encoding='utf-8'))
@@ -341,6 +352,7 @@ def _make_splits(values:dict) -> Splits:
     groups = {side: sides.get(side, ()) for side in ratios}
     return Splits(groups, by, seed, ratios, alike, _make_blocks(values.get('blocks', {})), gap_s)
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #22280da0
 def _make_blocks(values) -> dict[str, tuple[Block, ...]]:
     try:
         blocks = {video: tuple(Block(video, start, end) for start, end in pairs) for video, pairs in values.items()}

@@ -23,7 +23,8 @@ def constant_answer(
     truth = np.asarray(truth)
     common = [codes for codes, _ in Counter(map(tuple, truth.tolist())).most_common(200)]
     # What to say per event when each is judged alone; in data with many events no single frame may show them all.
-    modes = tuple(Counter(column[column > 0].tolist()).most_common(1)[0][0] if (column > 0).any() else 0 for column in truth.T)
+    modes = tuple(Counter(column[column > 0].tolist()).most_common(1)[0][0] if (column > 0).any() else 0
+                  for column in truth.T)
     def score(codes): return quick_scores(truth, np.tile(codes, (len(truth), 1)))[metric] or 0
     return np.array(max([*common, modes], key=score))
 
@@ -83,11 +84,13 @@ def vision_features(
     tower, found = predictor.model.model.vision_tower, []
     with torch.no_grad():
         for start in range(0, len(pictures), batch_size):
-            pixels = preprocess_images([open_image(picture) for picture in pictures[start:start + batch_size]], predictor.image_size)
+            pixels = preprocess_images([open_image(picture) for picture in pictures[start:start + batch_size]],
+                                       predictor.image_size)
             hidden = tower(pixels.to(predictor.model.device, predictor.model.dtype)).last_hidden_state.float()
             found.append(torch.cat([hidden.mean(1), hidden.amax(1)], 1).cpu().numpy())
     return np.concatenate(found)
 
+# %% ../../nbs/5_evaluate/04_baselines.ipynb #82a4085f
 def linear_probe(
     train_features:np.ndarray,   # [M, D]
     train_truth:np.ndarray,      # [M, E] codes

@@ -37,18 +37,24 @@ def reliability(
     if not len(confidence): return dict(bins=[], ece=None, brier=None, count=0)
     confidence, outcome = np.clip(np.asarray(confidence, float), 0, 1), np.asarray(outcome, bool)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
-    rows = [dict(count=int((index == b).sum()), confidence=round(float(confidence[index == b].mean()), 6), share=round(float(outcome[index == b].mean()), 6))
+    rows = [dict(count=int((index == b).sum()), confidence=round(float(confidence[index == b].mean()), 6),
+                 share=round(float(outcome[index == b].mean()), 6))
             for b in range(bins) if (index == b).any()]
     gap = sum(row['count'] * abs(row['confidence'] - row['share']) for row in rows) / len(confidence)
-    return dict(bins=rows, ece=round(gap, 6), brier=round(float(((confidence - outcome) ** 2).mean()), 6), count=len(confidence))
+    return dict(bins=rows, ece=round(gap, 6), brier=round(float(((confidence - outcome) ** 2).mean()), 6),
+                count=len(confidence))
 
 def calibration(frames:Frames) -> dict:
     "Reliability of event presence, overall and per event, and of the phase given presence"
     there = frames.truth > 0
-    phases = frames.probabilities[..., 1:][there] / np.maximum(frames.probabilities[..., 1:][there].sum(-1, keepdims=True), 1e-12)
+    phases = (frames.probabilities[..., 1:][there]
+              / np.maximum(frames.probabilities[..., 1:][there].sum(-1, keepdims=True), 1e-12))
     squares = (phases - np.eye(phases.shape[-1])[frames.truth[there] - 1]) ** 2
-    per_event = {event: reliability(1 - frames.probabilities[:, i, 0], frames.truth[:, i] > 0) for i, event in enumerate(frames.schema.events)}
-    return dict(presence=reliability(*presence(frames)), phase=reliability(*phase_given_present(frames)) | dict(brier_all_phases=round(float(squares.sum(-1).mean()), 6) if len(squares) else None),
+    per_event = {event: reliability(1 - frames.probabilities[:, i, 0], frames.truth[:, i] > 0) for i,
+                 event in enumerate(frames.schema.events)}
+    return dict(presence=reliability(*presence(frames)),
+                phase=reliability(*phase_given_present(frames))
+                | dict(brier_all_phases=round(float(squares.sum(-1).mean()), 6) if len(squares) else None),
                 presence_per_event=per_event)
 
 # %% ../../nbs/5_evaluate/03_calibration.ipynb #c28bf7e5
@@ -76,20 +82,23 @@ def risk_coverage(frames:Frames, points:int=101) -> dict:
     wrong = (frames.truth != frames.predicted).any(1)[order]
     risk = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
     at = np.unique(np.linspace(0, len(wrong) - 1, min(points, len(wrong))).astype(int))
-    return dict(coverage=[round(float((i + 1) / len(wrong)), 6) for i in at], risk=[round(float(risk[i]), 6) for i in at], area=round(float(risk.mean()), 6))
+    return dict(coverage=[round(float((i + 1) / len(wrong)), 6) for i in at],
+                risk=[round(float(risk[i]), 6) for i in at], area=round(float(risk.mean()), 6))
 
 # %% ../../nbs/5_evaluate/03_calibration.ipynb #8be1826c
 def threshold_for_precision(
     validation:Frames,
     precision:float=0.95,
 ) -> dict[str, dict|None]:
-    "Per event the presence threshold and its precision and recall on validation; None where no threshold reaches the precision"
+    """Per event the presence threshold and its precision and recall on validation; None where no threshold reaches
+    the precision"""
     found = {}
     for i, event in enumerate(validation.schema.events):
         there = validation.truth[:, i] > 0
         if not there.any(): found[event] = None; continue
         precisions, recalls, thresholds = precision_recall_curve(there, 1 - validation.probabilities[:, i, 0])
-        enough = np.flatnonzero(precisions[:-1] >= precision)   # the last precision is 1 by convention, for no claim at all
+        # the last precision is 1 by convention, for no claim at all
+        enough = np.flatnonzero(precisions[:-1] >= precision)
         found[event] = dict(threshold=float(thresholds[enough[0]]), precision=round(float(precisions[enough[0]]), 6),
                             recall=round(float(recalls[enough[0]]), 6)) if len(enough) else None
     return found
@@ -104,7 +113,8 @@ def at_thresholds(
         if not thresholds[event]: found[event] = None; continue
         there, said = frames.truth[:, i] > 0, 1 - frames.probabilities[:, i, 0] >= thresholds[event]['threshold']
         ratio = lambda part, whole: round(float(part / whole), 6) if whole else None
-        found[event] = dict(claimed=int(said.sum()), precision=ratio((there & said).sum(), said.sum()), recall=ratio((there & said).sum(), there.sum()))
+        found[event] = dict(claimed=int(said.sum()), precision=ratio((there & said).sum(), said.sum()),
+                            recall=ratio((there & said).sum(), there.sum()))
     return found
 
 # %% ../../nbs/5_evaluate/03_calibration.ipynb #a257b4e0
@@ -116,11 +126,14 @@ def draw_calibration(found:Mapping, curve:Mapping):
         bins = found[name]['bins']
         axis.plot([0, 1], [0, 1], color='grey', linewidth=0.8, linestyle='--')
         axis.plot([b['confidence'] for b in bins], [b['share'] for b in bins], color='black', linewidth=1)
-        axis.scatter([b['confidence'] for b in bins], [b['share'] for b in bins], s=[8 + 120 * b['count'] / found[name]['count'] for b in bins], color='#0072b2', zorder=2)
+        axis.scatter([b['confidence'] for b in bins], [b['share'] for b in bins],
+                     s=[8 + 120 * b['count'] / found[name]['count'] for b in bins], color='#0072b2', zorder=2)
         ece = found[name]['ece']
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability given', ylabel='came true', title=title + (f', ECE {ece:.3f}' if ece is not None else ''))
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability given', ylabel='came true',
+                 title=title + (f', ECE {ece:.3f}' if ece is not None else ''))
     axes[2].plot(curve['coverage'], curve['risk'], color='black')
-    axes[2].set(xlim=(0, 1), ylim=(0, None), xlabel='share of frames answered', ylabel='share of those wrong', title='risk and coverage')
+    axes[2].set(xlim=(0, 1), ylim=(0, None), xlabel='share of frames answered', ylabel='share of those wrong',
+                title='risk and coverage')
     for axis in axes: axis.title.set_fontsize(9); axis.tick_params(labelsize=7); axis.grid(alpha=0.25)
     plt.close(figure)
     return figure

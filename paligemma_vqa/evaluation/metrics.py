@@ -33,18 +33,22 @@ class Frames:
         for name in ('videos', 'truth', 'predicted', 'probabilities', 'times_s', 'images'):
             if (values := getattr(self, name)) is not None: object.__setattr__(self, name, np.asarray(values))
         n = len(self.truth)
-        shapes = dict(truth=(n, events), predicted=(n, events), videos=(n,), times_s=(n,), images=(n,), probabilities=(n, events, phases + 1))
+        shapes = dict(truth=(n, events), predicted=(n, events), videos=(n,), times_s=(n,), images=(n,),
+                      probabilities=(n, events, phases + 1))
         for name, shape in shapes.items():
             values = getattr(self, name)
-            if values is not None and values.shape != shape: raise VQAError(f'{name} has shape {values.shape}, not {shape}')
+            if values is not None and values.shape != shape:
+                raise VQAError(f'{name} has shape {values.shape}, not {shape}')
         if not n: raise VQAError('there is no frame to score', remedy='Choose a split that has records.')
-        if self.truth.min() < 0 or max(self.truth.max(), self.predicted.max()) > phases: raise VQAError('a code is outside of the schema')
+        if self.truth.min() < 0 or max(self.truth.max(), self.predicted.max()) > phases:
+            raise VQAError('a code is outside of the schema')
 
     def __len__(self): return len(self.truth)
     def __getitem__(self, rows) -> 'Frames':
         "Some of the frames, by index, slice or mask"
         pick = lambda values: None if values is None else values[rows]
-        return replace(self, **{name: pick(getattr(self, name)) for name in ('videos', 'truth', 'predicted', 'probabilities', 'times_s', 'images')})
+        return replace(self, **{name: pick(getattr(self, name))
+                                for name in ('videos', 'truth', 'predicted', 'probabilities', 'times_s', 'images')})
 
     @cached_property
     def video_names(self) -> list[str]: return list(dict.fromkeys(self.videos.tolist()))
@@ -67,10 +71,12 @@ def simulate_frames(
                 truth[v, at:at + length, e] = phase
                 at += length
             at += int(rng.integers(20, 120))
-    evidence = 5 * np.eye(phases + 1)[truth] + noise * rng.uniform(0.6, 1.4, (videos, 1, 1, 1)) * rng.normal(size=(*truth.shape, phases + 1))
+    evidence = (5 * np.eye(phases + 1)[truth]
+                + noise * rng.uniform(0.6, 1.4, (videos, 1, 1, 1)) * rng.normal(size=(*truth.shape, phases + 1)))
     probabilities = np.exp(evidence) / np.exp(evidence).sum(-1, keepdims=True)
     flat = lambda a: a.reshape(videos * frames, *a.shape[2:])
-    return Frames(schema, np.repeat([f'video{v}' for v in range(videos)], frames), flat(truth), flat(probabilities.argmax(-1)), flat(probabilities),
+    return Frames(schema, np.repeat([f'video{v}' for v in range(videos)], frames), flat(truth),
+                  flat(probabilities.argmax(-1)), flat(probabilities),
                   np.tile(np.arange(frames) / 2, videos))
 
 # %% ../../nbs/5_evaluate/01_metrics.ipynb #23b4ce0a
@@ -95,8 +101,10 @@ class Counts:
         phases = np.arange(1, len(frames.schema.phases) + 1)
         both = (truth > 0) & (predicted > 0)
         joint_true, joint_found = truth[..., None] == phases, predicted[..., None] == phases
-        per_frame = dict(frames=np.ones(len(truth), int), read=(predicted >= 0).all(1), exact=(truth == predicted).all(1), true=truth > 0,
-                         found=predicted > 0, both=both, phase_right=both & (truth == predicted), phase_steps=np.abs(truth - predicted) * both,
+        per_frame = dict(frames=np.ones(len(truth), int), read=(predicted >= 0).all(1),
+                         exact=(truth == predicted).all(1), true=truth > 0,
+                         found=predicted > 0, both=both, phase_right=both & (truth == predicted),
+                         phase_steps=np.abs(truth - predicted) * both,
                          joint_true=joint_true, joint_found=joint_found, joint_both=joint_true & joint_found)
         of_video = [frames.videos == video for video in frames.video_names]
         return cls(**{name: np.stack([values[rows].sum(0) for rows in of_video]) for name, values in per_frame.items()})
@@ -105,15 +113,19 @@ class Counts:
     def sum(self, axis:int=0) -> 'Counts': return Counts(*[values.sum(axis) for values in vars(self).values()])
     def event(self, i:int) -> 'Counts':
         "As if the schema had this event only; `frames`, `read` and `exact` are still those of whole answers"
-        def pick(name, values): return values[..., [i], :] if name.startswith('joint') else values if name in ('frames', 'read', 'exact') else values[..., [i]]
+        def pick(name, values):
+            return (values[..., [i], :] if name.startswith('joint') else values if name in ('frames', 'read', 'exact')
+                    else values[..., [i]])
         return Counts(**{name: pick(name, values) for name, values in vars(self).items()})
 
 # %% ../../nbs/5_evaluate/01_metrics.ipynb #ecbd09d7
 METRICS = {   # name: what it is
     'event_f1': 'micro F1 of event presence', 'event_macro_f1': 'mean over defined events of the F1 of presence',
     'event_precision': 'micro precision of event presence', 'event_recall': 'micro recall of event presence',
-    'phase_accuracy': 'share of right phases where the event is there and found', 'phase_error': 'mean absolute phase error there, in phases',
-    'joint_f1': 'micro F1 of event and phase together', 'joint_macro_f1': 'mean over defined event-phase pairs of their F1',
+    'phase_accuracy': 'share of right phases where the event is there and found',
+    'phase_error': 'mean absolute phase error there, in phases',
+    'joint_f1': 'micro F1 of event and phase together',
+    'joint_macro_f1': 'mean over defined event-phase pairs of their F1',
     'exact_match': 'share of frames that are right as a whole', 'parse_rate': 'share of answers that could be read',
 }
 
@@ -126,31 +138,40 @@ def _mean_defined(values, axes):
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0).sum(axes), defined.sum(axes))
 
+# %% ../../nbs/5_evaluate/01_metrics.ipynb #96ad41c0
 def scores(counts:Counts) -> dict[str, np.ndarray]:
-    "Every metric from counts summed over videos; leading dimensions, if any, are kept; nan where a metric is not defined"
+    """Every metric from counts summed over videos; leading dimensions, if any, are kept; nan where a metric is not
+    defined"""
     true, found, both = (values.sum(-1) for values in (counts.true, counts.found, counts.both))
-    joint_true, joint_found, joint_both = (values.sum((-2, -1)) for values in (counts.joint_true, counts.joint_found, counts.joint_both))
-    return dict(event_f1=_ratio(2 * both, true + found), event_macro_f1=_mean_defined(_ratio(2 * counts.both, counts.true + counts.found), -1),
+    joint_true, joint_found, joint_both = (values.sum((-2, -1))
+                                           for values in (counts.joint_true, counts.joint_found, counts.joint_both))
+    return dict(event_f1=_ratio(2 * both, true + found),
+                event_macro_f1=_mean_defined(_ratio(2 * counts.both, counts.true + counts.found), -1),
                 event_precision=_ratio(both, found), event_recall=_ratio(both, true),
-                phase_accuracy=_ratio(counts.phase_right.sum(-1), both), phase_error=_ratio(counts.phase_steps.sum(-1), both),
+                phase_accuracy=_ratio(counts.phase_right.sum(-1), both),
+                phase_error=_ratio(counts.phase_steps.sum(-1), both),
                 joint_f1=_ratio(2 * joint_both, joint_true + joint_found),
-                joint_macro_f1=_mean_defined(_ratio(2 * counts.joint_both, counts.joint_true + counts.joint_found), (-2, -1)),
+                joint_macro_f1=_mean_defined(_ratio(2 * counts.joint_both, counts.joint_true + counts.joint_found),
+                                             (-2, -1)),
                 exact_match=_ratio(counts.exact, counts.frames), parse_rate=_ratio(counts.read, counts.frames))
 
 def _plain(value) -> float|None:
     "A number for JSON, None where there is none"
     return None if np.isnan(value) else round(float(value), 6)
 
+# %% ../../nbs/5_evaluate/01_metrics.ipynb #9f1d0f1b
 def quick_scores(
     truth,      # [N, E] codes
     predicted,  # [N, E] codes; a row of -1 is an answer that could not be read
 ) -> dict[str, float|None]:
     "All `METRICS` of some frames; None where one is not defined"
     truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.ndim != 2 or not truth.size: raise VQAError('there is no frame to score', remedy='Give codes of shape [frames, events].')
+    if truth.ndim != 2 or not truth.size:
+        raise VQAError('there is no frame to score', remedy='Give codes of shape [frames, events].')
     schema = EventSchema(events=tuple(f'event {i}' for i in range(truth.shape[1])),
                          phases=tuple(f'phase {i}' for i in range(max(1, truth.max(), predicted.max()))))
-    return {name: _plain(value) for name, value in scores(Counts.of(Frames(schema, np.zeros(len(truth)), truth, predicted)).sum()).items()}
+    return {name: _plain(value) for name, value in scores(Counts.of(Frames(schema, np.zeros(len(truth)), truth,
+                                                                           predicted)).sum()).items()}
 
 # %% ../../nbs/5_evaluate/01_metrics.ipynb #db53fbeb
 def read_answers(
@@ -173,7 +194,8 @@ def bootstrap(
     "Per metric the interval within which it lies, over resampled videos; None where there is only one video"
     videos = len(counts.frames)
     if videos < 2: return {name: (None, None) for name in METRICS}
-    draws = np.random.default_rng(seed).multinomial(videos, np.full(videos, 1 / videos), size=resamples)   # how often each video is drawn
+    # how often each video is drawn
+    draws = np.random.default_rng(seed).multinomial(videos, np.full(videos, 1 / videos), size=resamples)
     drawn = Counts(*[np.tensordot(draws, values, 1) for values in vars(counts).values()])
     tails = 50 * (1 - level), 50 * (1 + level)
     def interval(values):
@@ -188,72 +210,90 @@ def over_videos(
     "Mean and sample standard deviation over the videos that have a value, and how many have"
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
-    return dict(mean=_plain(values.mean()) if len(values) else None, sd=_plain(values.std(ddof=1)) if len(values) > 1 else None, videos=len(values))
+    return dict(mean=_plain(values.mean()) if len(values) else None,
+                sd=_plain(values.std(ddof=1)) if len(values) > 1 else None, videos=len(values))
 
+# %% ../../nbs/5_evaluate/01_metrics.ipynb #f4546194
 def frame_metrics(frames:Frames, resamples:int=1000) -> dict:
     "All frame metrics: overall with intervals over videos, per event, per video, mean over videos, confusion matrices"
     counts, schema = Counts.of(frames), frames.schema
     total, per_video = counts.sum(), scores(counts)
     intervals = bootstrap(counts, resamples)
-    overall = {name: dict(value=_plain(value), low=intervals[name][0], high=intervals[name][1]) for name, value in scores(total).items()}
+    overall = {name: dict(value=_plain(value), low=intervals[name][0], high=intervals[name][1]) for name,
+               value in scores(total).items()}
     return dict(
         frames=len(frames), videos=len(frames.video_names),
-        order=dict(overall='all frames pooled, then the ratio', mean_over_videos='the ratio per video, then mean and sample standard deviation',
+        order=dict(overall='all frames pooled, then the ratio',
+                   mean_over_videos='the ratio per video, then mean and sample standard deviation',
                    macro='the ratio per event over all frames, then the mean over events that have one',
                    intervals='95 % percentile bootstrap over videos'),
-        overall=overall, per_event={event: _event_metrics(frames, counts, i, resamples) for i, event in enumerate(schema.events)},
+        overall=overall, per_event={event: _event_metrics(frames, counts, i, resamples) for i,
+                                    event in enumerate(schema.events)},
         undefined_events=[e for i, e in enumerate(schema.events) if total.true[i] + total.found[i] == 0],
-        per_video={video: dict(frames=int(counts.frames[v])) | {name: _plain(values[v]) for name, values in per_video.items()}
+        per_video={video: dict(frames=int(counts.frames[v]))
+                   | {name: _plain(values[v]) for name, values in per_video.items()}
                    for v, video in enumerate(frames.video_names)},
         mean_over_videos={name: over_videos(values) for name, values in per_video.items()},
         micro_average_precision=_average_precision(frames, slice(None)),
-        mean_average_precision=_plain(_mean_defined(np.array([np.nan if (ap := _average_precision(frames, i)) is None else ap for i in range(len(schema.events))]), 0)))
+        mean_average_precision=_plain(_mean_defined(np.array([np.nan if (ap := _average_precision(frames, i)) is None
+                                                              else ap for i in range(len(schema.events))]), 0)))
 
+# %% ../../nbs/5_evaluate/01_metrics.ipynb #20449291
 def _average_precision(frames:Frames, event:int|slice) -> float|None:
-    "Area under the precision-recall curve of presence, of one event or of all pooled; needs probabilities, and both outcomes"
+    """Area under the precision-recall curve of presence, of one event or of all pooled; needs probabilities, and
+    both outcomes"""
     present = (frames.truth[:, event] > 0).ravel()
     if frames.probabilities is None or present.all() or not present.any(): return None
     return round(float(average_precision_score(present, 1 - frames.probabilities[:, event, 0].ravel())), 6)
 
-_EVENT_METRICS = dict(precision='event_precision', recall='event_recall', f1='event_f1', phase_accuracy='phase_accuracy', phase_error='phase_error', joint_f1='joint_f1')
+_EVENT_METRICS = dict(precision='event_precision', recall='event_recall', f1='event_f1',
+                      phase_accuracy='phase_accuracy', phase_error='phase_error', joint_f1='joint_f1')
 
 def _event_metrics(frames:Frames, counts:Counts, i:int, resamples:int) -> dict:
     alone = counts.event(i)
     total, intervals, per_video = scores(alone.sum()), bootstrap(alone, resamples), scores(alone)
     labels = list(range(len(frames.schema.phases) + 1))
-    return dict(support=int(alone.true.sum()), claimed=int(alone.found.sum()), **{name: _plain(total[metric]) for name, metric in _EVENT_METRICS.items()},
-                average_precision=_average_precision(frames, i), intervals={name: list(intervals[metric]) for name, metric in _EVENT_METRICS.items()},
+    return dict(support=int(alone.true.sum()), claimed=int(alone.found.sum()),
+                **{name: _plain(total[metric]) for name, metric in _EVENT_METRICS.items()},
+                average_precision=_average_precision(frames, i),
+                intervals={name: list(intervals[metric]) for name, metric in _EVENT_METRICS.items()},
                 mean_over_videos={name: over_videos(per_video[metric]) for name, metric in _EVENT_METRICS.items()},
                 # rows: what is there; columns: what was said; absent first. An unreadable answer says 'absent'.
-                confusion=confusion_matrix(frames.truth[:, i], np.maximum(frames.predicted[:, i], 0), labels=labels).tolist())
+                confusion=confusion_matrix(frames.truth[:, i], np.maximum(frames.predicted[:, i], 0),
+                                           labels=labels).tolist())
 
 # %% ../../nbs/5_evaluate/01_metrics.ipynb #d5186189
 def draw_confusion(metrics:Mapping, schema:EventSchema):
     "One matrix per event: rows what is there, columns what was said, as shares of the row"
     import matplotlib.pyplot as plt
     names = ['–', *schema.phases]
-    figure, axes = plt.subplots(1, len(schema.events), figsize=(1.9 * len(schema.events), 2.1), dpi=80, squeeze=False, layout='constrained')
+    figure, axes = plt.subplots(1, len(schema.events), figsize=(1.9 * len(schema.events), 2.1), dpi=80, squeeze=False,
+                                layout='constrained')
     for axis, (event, values) in zip(axes[0], metrics['per_event'].items()):
         matrix = np.array(values['confusion'], float)
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         axis.imshow(share, cmap='Greys', vmin=0, vmax=1)
         for row, column in np.argwhere(matrix > 0):
-            axis.text(column, row, int(matrix[row, column]), ha='center', va='center', fontsize=6, color='white' if share[row, column] > 0.5 else 'black')
+            axis.text(column, row, int(matrix[row, column]), ha='center', va='center', fontsize=6,
+                      color='white' if share[row, column] > 0.5 else 'black')
         axis.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
         axis.tick_params(labelsize=6, length=0)
         axis.set_title(event, fontsize=9, color=schema.colors[event], weight='bold')
     plt.close(figure)
     return figure
 
+# %% ../../nbs/5_evaluate/01_metrics.ipynb #51f3ca7b
 def draw_videos(metrics:Mapping, names:Sequence[str]=('event_f1', 'phase_accuracy', 'joint_f1', 'exact_match')):
     "Per metric the overall value with its interval, and a dot per video"
     import matplotlib.pyplot as plt
     figure, axis = plt.subplots(figsize=(6, 0.45 * len(names) + 0.6), dpi=80, layout='constrained')
     for row, name in enumerate(names):
-        overall, dots = metrics['overall'][name], [video[name] for video in metrics['per_video'].values() if video[name] is not None]
+        overall, dots = metrics['overall'][name], [video[name] for video in metrics['per_video'].values()
+                                                   if video[name] is not None]
         axis.plot(dots, np.full(len(dots), row), 'o', color='#56b4e9', alpha=0.6, markersize=5)
         if overall['value'] is not None: axis.plot(overall['value'], row, 'D', color='black', markersize=6)
-        if overall['low'] is not None: axis.plot([overall['low'], overall['high']], [row, row], color='black', linewidth=1.5)
+        if overall['low'] is not None:
+            axis.plot([overall['low'], overall['high']], [row, row], color='black', linewidth=1.5)
     axis.set(yticks=range(len(names)), yticklabels=[name.replace('_', ' ') for name in names], xlim=(-0.02, 1.02))
     axis.invert_yaxis(); axis.grid(axis='x', alpha=0.3)
     plt.close(figure)

@@ -18,7 +18,8 @@ from ..schema import Segment
 def _tracks(segments:Iterable[Segment]) -> dict[tuple[str|None, str], list[Segment]]:
     "Segments by (video, event), in order of time"
     tracks = {}
-    for segment in sorted(segments, key=lambda s: s.start_s): tracks.setdefault((segment.video, segment.event), []).append(segment)
+    for segment in sorted(segments, key=lambda s: s.start_s):
+        tracks.setdefault((segment.video, segment.event), []).append(segment)
     return tracks
 
 def overlap_s(one:Segment, other:Segment) -> float:
@@ -30,7 +31,9 @@ def segment_hits(true:Sequence[Segment], predicted:Sequence[Segment], overlap:fl
     "How many predicted segments of one track match a true one of their phase with intersection over union >= `overlap`"
     taken, hits = set(), 0
     for segment in predicted:
-        def iou(i): return overlap_s(true[i], segment) / (max(true[i].end_s, segment.end_s) - min(true[i].start_s, segment.start_s))
+        def iou(i):
+            return (overlap_s(true[i], segment)
+                    / (max(true[i].end_s, segment.end_s) - min(true[i].start_s, segment.start_s)))
         same = [i for i, other in enumerate(true) if other.phase == segment.phase]
         if not same: continue
         best = max(same, key=iou)
@@ -94,16 +97,20 @@ def segment_metrics(
 ) -> dict:
     "Segment F1 at each overlap, edit score, detection latencies in seconds, missed and false occurrences"
     true_tracks, predicted_tracks = _tracks(true), _tracks(predicted)
-    pairs = [(true_tracks.get(key, []), predicted_tracks.get(key, [])) for key in sorted({*true_tracks, *predicted_tracks}, key=str)]
+    pairs = [(true_tracks.get(key, []), predicted_tracks.get(key, []))
+             for key in sorted({*true_tracks, *predicted_tracks}, key=str)]
     metrics = dict(true_segments=len(true), predicted_segments=len(predicted))
     for overlap in overlaps:
         hits = sum(segment_hits(t, p, overlap) for t, p in pairs)
-        metrics[f'f1@{overlap * 100:.0f}'] = round(2 * hits / (len(true) + len(predicted)), 6) if true or predicted else None
+        metrics[f'f1@{overlap * 100:.0f}'] = (round(2 * hits / (len(true) + len(predicted)), 6) if true or predicted
+                                              else None)
     metrics['edit'] = round(float(np.mean([edit_score(t, p) for t, p in pairs])), 6) if pairs else None
     late = [latencies(t, p) for t, p in pairs]
     for which, name in ((0, 'start'), (1, 'end')):
         values = [value for one in late for value in one[which]]
-        metrics[f'{name}_latency_s'] = dict(mean=round(float(np.mean(values)), 4), median_absolute=round(float(np.median(np.abs(values))), 4)) if values else None
+        metrics[f'{name}_latency_s'] = dict(mean=round(float(np.mean(values)), 4),
+                                            median_absolute=round(float(np.median(np.abs(values))),
+                                                                  4)) if values else None
     return metrics | dict(missed=sum(one[2] for one in late), false=sum(one[3] for one in late))
 
 # %% ../../nbs/5_evaluate/02_segments.ipynb #0103b578

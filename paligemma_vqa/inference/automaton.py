@@ -23,7 +23,8 @@ def _common_prefix(one:str, two:str) -> str:
     return one[:next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))]
 
 def _cuts(schema:EventSchema, answer_format:str) -> list[Callable]:
-    "Ways to cut an answer, the natural one first; each gives `(head, step, end)`, functions that make the text of a piece"
+    """Ways to cut an answer, the natural one first; each gives `(head, step, end)`, functions that make the text of
+    a piece"""
     f = schema.answer_formats[answer_format]
     tail = f.item.rpartition('{phase}')[2]
     if '{event}' in tail: tail = ''
@@ -51,6 +52,7 @@ def _probes(schema:EventSchema, exhaustive_up_to:int=1024, pairs:int=2000) -> li
 def _encode(tokenizer, texts:Iterable[str]) -> list[tuple[int, ...]]:
     return [tuple(ids) for ids in tokenizer(list(texts), add_special_tokens=False)['input_ids']]
 
+# %% ../../nbs/4_answer/01_automaton.ipynb #23ef773d
 def _piecewise(schema:EventSchema, tokenizer, answer_format:str) -> dict[int, list[Alternative]]|None:
     "Per number of decided events, what may come next; None if the tokenizer cannot be cut into pieces"
     f, events, phases, eos = schema.answer_formats[answer_format], schema.events, schema.phases, tokenizer.eos_token_id
@@ -72,7 +74,8 @@ def _piecewise(schema:EventSchema, tokenizer, answer_format:str) -> dict[int, li
     else: return None
     n = len(events)
     def alternatives(decided, pieces, last):
-        return [Alternative(tokens, (0,) * (e - decided) + (p + 1,), e + 1) for (e, p), tokens in pieces.items() if e >= decided] + \
+        return [Alternative(tokens, (0,) * (e - decided) + (p + 1,), e + 1) for (e, p),
+                tokens in pieces.items() if e >= decided] + \
                [Alternative(last + (eos,), (0,) * (n - decided), None)]
     return {0: alternatives(0, heads, nothing)} | {d: alternatives(d, steps, ending) for d in range(1, n + 1)}
 
@@ -87,42 +90,50 @@ class AnswerAutomaton:
         answer_format:str|None=None,    # One of the schema's; None for its first
         enumerate_up_to:int=20_000,     # How many answers to list at most if the tokenizer cannot be cut into pieces
     ):
-        if tokenizer.eos_token_id is None: raise VQAError('the tokenizer has no end-of-sequence token', remedy='Set tokenizer.eos_token.')
+        if tokenizer.eos_token_id is None:
+            raise VQAError('the tokenizer has no end-of-sequence token', remedy='Set tokenizer.eos_token.')
         self.schema, self.tokenizer = schema, tokenizer
         self.answer_format = answer_format or schema.answer_format
         if self.answer_format not in schema.answer_formats:
-            raise VQAError(f"no answer format '{answer_format}'", remedy=f"There is {', '.join(schema.answer_formats)}.")
+            raise VQAError(f"no answer format '{answer_format}'",
+                           remedy=f"There is {', '.join(schema.answer_formats)}.")
         alternatives = _piecewise(schema, tokenizer, self.answer_format)
         self.is_enumerated = alternatives is None
         self.alternatives = alternatives or self._enumerate(enumerate_up_to)
         for decided, some in self.alternatives.items():
             if len({a.tokens for a in some}) < len(some):
-                raise VQAError('the tokenizer writes two events or phases with the same tokens', remedy='Rename one of them.')
+                raise VQAError('the tokenizer writes two events or phases with the same tokens',
+                               remedy='Rename one of them.')
         self._by_tokens = {decided: {a.tokens: a for a in some} for decided, some in self.alternatives.items()}
         self._lengths = {decided: sorted({len(tokens) for tokens in some}) for decided, some in self._by_tokens.items()}
-        self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})  # every token an answer can hold
+        # every token an answer can hold
+        self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})
         self._configurations, self._transitions, self._forced = [], [], {}
         self._numbers = {}
         self._state(self._open(0)); self._state(frozenset())
 
     def _enumerate(self, most):
         if self.schema.size > most:
-            raise VQAError(f'this tokenizer joins words across events, and {self.schema.size:,} answers are too many to list',
+            raise VQAError(f'this tokenizer joins words across events, and {self.schema.size:,} answers are too many '
+                           f'to list',
                            remedy='Use another answer format (list, json) or shorter names.')
         annotations = list(self.schema.annotations())
         tokens = _encode(self.tokenizer, (self.schema.render(a, self.answer_format) for a in annotations))
-        return {0: [Alternative(t + (self.tokenizer.eos_token_id,), self.schema.codes(a), None) for a, t in zip(annotations, tokens)]}
+        return {0: [Alternative(t + (self.tokenizer.eos_token_id,), self.schema.codes(a), None) for a,
+                    t in zip(annotations, tokens)]}
 
     def _open(self, decided): return frozenset((decided, i, 0) for i in range(len(self.alternatives[decided])))
 
     def _state(self, configurations):
         number = self._numbers.setdefault(configurations, len(self._configurations))
-        if number == len(self._configurations): self._configurations.append(configurations); self._transitions.append(None)
+        if number == len(self._configurations):
+            self._configurations.append(configurations); self._transitions.append(None)
         return number
 
     def configurations(self, state:int) -> list[tuple[int, Alternative, int]]:
         "What is still possible: `(events decided before, alternative, how many of its tokens are written)`"
-        return [(decided, self.alternatives[decided][i], written) for decided, i, written in self._configurations[state]]
+        return [(decided, self.alternatives[decided][i], written) for decided, i,
+                written in self._configurations[state]]
 
     def next(self, state:int) -> dict[int, int]:
         "The tokens that may follow `state`, in ascending order, each with the state it leads to"
@@ -159,10 +170,12 @@ class AnswerAutomaton:
 
     def tokens(self, annotation:Annotation) -> tuple[int, ...]:
         "The answer for `annotation`, end of sequence included"
-        return _encode(self.tokenizer, [self.schema.render(annotation, self.answer_format)])[0] + (self.tokenizer.eos_token_id,)
+        return (_encode(self.tokenizer, [self.schema.render(annotation, self.answer_format)])[0]
+                + (self.tokenizer.eos_token_id,))
 
     def readings(self, tokens:Iterable[int]) -> list[tuple]:
-        "How the beginning of an answer may be read: `(codes of the finished items, what is being written, how many of its tokens are there)`"
+        """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
+        many of its tokens are there)`"""
         tokens, found = tuple(tokens), []
         def read(decided, at, codes):
             for length in self._lengths[decided]:
@@ -171,7 +184,8 @@ class AnswerAutomaton:
                 if a.target is None: found.append((codes + a.codes, None, 0))
                 else: read(a.target, at + length, codes + a.codes)
             rest = tokens[at:]
-            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest) and a.tokens[:len(rest)] == rest)
+            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest)
+                         and a.tokens[:len(rest)] == rest)
         read(0, 0, ())
         return found
 
@@ -191,7 +205,8 @@ class AnswerAutomaton:
 
     def possible(self, state:int) -> list[tuple[str, str]|None]:
         "The items that may be the one being written: `(event, phase)`, or None for the end of the answer"
-        found = {(None if a.target is None else (decided + len(a.codes) - 1, a.codes[-1] - 1)) for decided, a, _ in self.configurations(state)}
+        found = {(None if a.target is None else (decided + len(a.codes) - 1, a.codes[-1] - 1)) for decided, a,
+                 _ in self.configurations(state)}
         names = [(self.schema.events[e], self.schema.phases[p]) for e, p in sorted(f for f in found if f)]
         return names + [None] * (None in found)
 

@@ -21,8 +21,10 @@ class ColumnCache:
         text = model.config.get_text_config()
         weight = model.get_input_embeddings().weight
         shape = rows, text.num_key_value_heads, columns, text.head_dim
-        self.keys, self.values = ([torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in range(text.num_hidden_layers)] for _ in range(2))
-        for buffer in self.keys + self.values: torch._dynamo.mark_static_address(buffer)   # so that a CUDA graph may write to it
+        self.keys, self.values = ([torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+                                   for _ in range(text.num_hidden_layers)] for _ in range(2))
+        # so that a CUDA graph may write to it
+        for buffer in self.keys + self.values: torch._dynamo.mark_static_address(buffer)
         self.at = None                      # int64 [W] the columns that a pass writes; None: the first ones
 
     def update(self, keys:torch.Tensor, values:torch.Tensor, layer:int, *_, **__) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,13 +42,16 @@ class FixedPasses(Passes):
         model,                      # A PaliGemma (2) model, with or without LoRA
         candidates:Sequence[int],   # Every token that an answer can hold
         rows:int=1,                 # Pictures; a smaller batch is filled up
-        first_slots:int|None=None,  # Nodes in the first pass at least; it is filled up to a multiple of 16 tokens. None: 24 on a CPU, else 64
+        # Nodes in the first pass at least; it is filled up to a multiple of 16 tokens. None: 24 on a CPU, else 64
+        first_slots:int|None=None,
         slots:int|None=None,        # Nodes in each later pass; None: 32 on a CPU, else 64
-        later:int=10,               # For how many later passes there is room at first; more double it, which compiles anew
+        # For how many later passes there is room at first; more double it, which compiles anew
+        later:int=10,
         compiled:bool=True,         # False: only the shapes, for a look at what the compiler is given
     ):
         super().__init__(model, candidates)
-        is_cpu = self.device.type == 'cpu'   # where each token of the first pass costs, and the first few of a later one do not
+        # where each token of the first pass costs, and the first few of a later one do not
+        is_cpu = self.device.type == 'cpu'
         self._least = (24 if is_cpu else 64) if first_slots is None else first_slots
         self.slots = (32 if is_cpu else 64) if slots is None else slots
         self.rows, self.later = rows, later
@@ -56,16 +61,19 @@ class FixedPasses(Passes):
             # What is guarded, before each call, leaves the model out: it has hundreds of weights, and nobody changes it meanwhile
             options = dict(guard_filter_fn=torch.compiler.skip_guard_on_all_nn_modules_unsafe)
             if self._replay: options['triton.cudagraphs'] = True
-            if is_cpu: options['cpp.use_decompose_tanh'] = True      # by way of exp, twice as fast; GELU and soft-capping are full of it
+            # by way of exp, twice as fast; GELU and soft-capping are full of it
+            if is_cpu: options['cpp.use_decompose_tanh'] = True
             self._read_trunk = torch.compile(_of_its_own(self._read_trunk), dynamic=False, options=options)
             self._read_nodes = torch.compile(_of_its_own(self._read_nodes), dynamic=False, options=options)
 
     def begin(self, inputs:Mapping, intro:Sequence[int]) -> None:
         given = len(inputs['input_ids'])
-        if given > self.rows: raise VQAError(f'{given} pictures for passes over {self.rows}', remedy='Give fewer at once.')
+        if given > self.rows:
+            raise VQAError(f'{given} pictures for passes over {self.rows}', remedy='Give fewer at once.')
         fill = torch.arange(self.rows).clamp(max=given - 1)
         self._given = given
-        super().begin({name: values[fill.to(values.device)] for name, values in inputs.items() if values is not None}, intro)
+        super().begin({name: values[fill.to(values.device)] for name, values in inputs.items() if values is not None},
+                      intro)
 
     def run(self, tokens:torch.Tensor, depths:torch.Tensor, sees:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         def filled(values): return torch.cat([values, values.new_zeros(self.rows - self._given, *values.shape[1:])])
@@ -88,7 +96,8 @@ class FixedPasses(Passes):
         positions, columns = self._key_positions, self._key_positions.shape[1]
         old = self._make_cache(2 * columns)
         self._key_positions[:, :columns] = positions
-        for before, after in zip(old.keys + old.values, self._cache.keys + self._cache.values): after[:, :, :columns] = before
+        for before, after in zip(old.keys + old.values, self._cache.keys + self._cache.values):
+            after[:, :, :columns] = before
 
     def _pass(self, tokens, positions, sees, is_first):
         end = self.columns + tokens.shape[1]
@@ -98,13 +107,17 @@ class FixedPasses(Passes):
         if self._replay: torch.compiler.cudagraph_mark_step_begin()
         with self._masks(sees, positions, is_first) as masks:
             self._cache.at = None if is_first else torch.arange(self.columns, end, device=self.device)
-            found = self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first else self._read_nodes(tokens, positions, masks)
+            found = (self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first
+                     else self._read_nodes(tokens, positions, masks))
         return [values.clone() for values in found] if self._replay else found    # the next replay writes over them
 
+# %% ../../nbs/4_answer/05_compiled.ipynb #a82685c5
 def _of_its_own(method):
-    "The same method with a code object of its own, by which torch.compile keeps what it made: no other model's program can be taken for ours"
+    """The same method with a code object of its own, by which torch.compile keeps what it made: no other model's
+    program can be taken for ours"""
     function = method.__func__
-    copy = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    copy = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__,
+                        function.__closure__)
     return MethodType(copy, method.__self__)
 
 def warm_up(
@@ -114,10 +127,12 @@ def warm_up(
 ) -> None:
     "Compile, which takes from seconds for a small model to minutes for a large one; `VQAError` if this machine cannot"
     try:
-        for step in tqdm(range(passes.runs_until_fast * 2), desc='compiling', unit=' passes', disable=None, leave=False):
+        for step in tqdm(range(passes.runs_until_fast * 2), desc='compiling', unit=' passes', disable=None,
+                         leave=False):
             if step % 2: session.child(0, 0, next(iter(automaton.next(session.states[0][0]))))
             else: session = TreeSession(None, automaton, inputs, passes)
             session.run()
     except torch._dynamo.exc.TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise VQAError(f'the model cannot be compiled here ({reason})', remedy='Leave compiling off; on a CPU it needs a C++ compiler such as g++.') from error
+        raise VQAError(f'the model cannot be compiled here ({reason})',
+                       remedy='Leave compiling off; on a CPU it needs a C++ compiler such as g++.') from error

@@ -37,11 +37,13 @@ def _item_masses(session, row, node, rates) -> dict:
         for token, lp in session.log_probabilities(row, at).items():
             taken = [c for c in configurations if c[1].tokens[c[2]] == token]
             child = session.children[row].get((at, token))
-            goes_on = child is not None and session.has_run(row, child) and all(c[2] + 1 < len(c[1].tokens) for c in taken)
+            goes_on = (child is not None and session.has_run(row, child)
+                       and all(c[2] + 1 < len(c[1].tokens) for c in taken))
             if goes_on: waiting.append((child, mass * np.exp(lp)))
             else: divide(taken, mass * np.exp(lp))
     return masses
 
+# %% ../../nbs/4_answer/03_greedy.ipynb #cda35815
 def guess_rates(
     session:TreeSession,
     row:int,
@@ -67,6 +69,7 @@ def branches(automaton, state:int, rates:np.ndarray|None=None) -> list[tuple[int
     total = sum(mass.values())
     return [(token, m / total) for token, m in mass.items()]
 
+# %% ../../nbs/4_answer/03_greedy.ipynb #978a2238
 def draft(
     session:TreeSession,
     row:int,
@@ -98,6 +101,7 @@ class Decoded:
     tokens: tuple[int, ...]     # End of sequence included
     log_probability: float      # Of this answer among all valid ones, natural logarithm
 
+# %% ../../nbs/4_answer/03_greedy.ipynb #ecddf9f2
 class Walk:
     "How far the greedy answer of one picture has got"
     def __init__(self, session:TreeSession, row:int):
@@ -134,12 +138,15 @@ class Walk:
         node = session.follow(row, run, self.node)
         if width > 0:
             rates = guess_rates(session, row, self.boundaries)
-            draft(session, row, [(share, node, token) for token, share in branches(automaton, after, rates)], width, rates)
+            draft(session, row, [(share, node, token) for token, share in branches(automaton, after, rates)], width,
+                  rates)
 
 # %% ../../nbs/4_answer/03_greedy.ipynb #184db4c9
 def decode(
     session:TreeSession,
-    width:int|None=None,  # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or 32 shared by up to four pictures, 0 for more
+    # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or 32 shared by up to four pictures,
+    # 0 for more
+    width:int|None=None,
     drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass
 ) -> list[Decoded]:
     "The greedy valid answer to each picture; `width` and `drafts` change the speed and never the answer"
@@ -148,10 +155,12 @@ def decode(
     def room(row): return session.room(row) if width is None else min(width, session.room(row))
     if not session.forwards:
         for row in rows:
-            for tokens in (drafts[row] if drafts else ()): session.follow(row, tokens[len(session.intro):], most=session.room(row))
+            for tokens in (drafts[row] if drafts else ()):
+                session.follow(row, tokens[len(session.intro):], most=session.room(row))
             if is_fixed or not drafts:
                 first = branches(session.automaton, session.states[0][0])
-                draft(session, row, [(share, 0, token) for token, share in first], room(row) if is_fixed else room(row) // 2)
+                draft(session, row, [(share, 0, token) for token, share in first],
+                      room(row) if is_fixed else room(row) // 2)
         session.run()
     walks = [Walk(session, row) for row in rows]
     while not all([walk.advance() for walk in walks]):

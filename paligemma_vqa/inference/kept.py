@@ -41,8 +41,10 @@ def answers_key(
 ) -> str:
     "16 hex digits for everything that a predictor's results depend on, but for the pictures"
     model, version = getattr(predictor, 'model', None), 1
-    asked = predictor.schema.fingerprint, getattr(predictor, 'question', None), getattr(predictor, 'answer_format', None)
-    facts = version, *asked, getattr(predictor, 'image_size', None), model is not None and weights_digest(model), sorted(settings.items())
+    asked = predictor.schema.fingerprint, getattr(predictor, 'question', None), getattr(predictor, 'answer_format',
+                                                                                        None)
+    facts = version, *asked, getattr(predictor, 'image_size',
+                                     None), model is not None and weights_digest(model), sorted(settings.items())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 # %% ../../nbs/4_answer/07_kept.ipynb #a25dc47b
@@ -51,7 +53,8 @@ def _files_of(path:Path) -> list[Path]:
 
 def _dates(path:Path) -> str:
     "A digest of names, sizes and dates"
-    facts = [(one.relative_to(path).as_posix(), (stat := one.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for one in _files_of(path)]
+    facts = [(one.relative_to(path).as_posix(), (stat := one.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+             for one in _files_of(path)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 def _bytes(path:Path) -> str:
@@ -78,7 +81,8 @@ def is_unchanged(
 
 # %% ../../nbs/4_answer/07_kept.ipynb #c4cfe49e
 def read_results(path:str|Path) -> list[dict]:
-    "The whole lines of a results file; a last line that an interruption tore is cut off. `VQAError` on a line that is no result"
+    """The whole lines of a results file; a last line that an interruption tore is cut off. `VQAError` on a line
+    that is no result"""
     path = Path(path)
     if not path.exists(): return []
     text = path.read_bytes()
@@ -96,12 +100,14 @@ def read_results(path:str|Path) -> list[dict]:
 def _aside(path:Path, key:str) -> Path:
     return path.with_name(f"{path.stem}.{''.join(filter(str.isalnum, key))[:8]}{path.suffix}")
 
+# %% ../../nbs/4_answer/07_kept.ipynb #d79d4876
 def fresh_results(
     path:str|Path,            # A results file; it need not exist
     key:str,                  # From `answers_key`
     root:str|Path,            # What the names in it are relative to
 ) -> tuple[dict[str, dict], Path|None]:
-    "What still holds, by name, and where the results of another model went, if there were any; `VQAError` on a file of something else"
+    """What still holds, by name, and where the results of another model went, if there were any; `VQAError` on a
+    file of something else"""
     path, root = Path(path), Path(root)
     results, moved = read_results(path), None
     if other := next((result['made_by'] for result in results if result['made_by'] != key), None):
@@ -110,7 +116,8 @@ def fresh_results(
         if (mine := _aside(path, key)).exists(): os.replace(mine, path)
         results = read_results(path)
     kept = {result['image']: result for result in results if result['made_by'] == key and 'error' not in result
-            and (not (root / result['image']).exists() or is_unchanged(root / result['image'], result.get('made_from')))}
+            and (not (root / result['image']).exists()
+                 or is_unchanged(root / result['image'], result.get('made_from')))}
     if len(kept) < len(results): write_atomically(path, (result_line(result) for result in kept.values()))
     return {name: result for name, result in kept.items() if (root / name).exists()}, moved
 

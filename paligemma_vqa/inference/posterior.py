@@ -22,10 +22,13 @@ class Posterior:
     answers: tuple[tuple[tuple[int, ...], float], ...]  # `(tokens, log-probability)`, the most probable first
     codes: tuple[tuple[int, ...], ...]                  # What each of them says, per event 0 = absent
     unexplained: float                                  # Probability on answers that were not visited
-    lower: np.ndarray                                   # [E, P+1] the visited answers' share of each event and phase: a lower bound
-    probabilities: np.ndarray                           # [E, P+1] `lower`, with the rest distributed as it seems likely; rows sum to 1
+    # [E, P+1] the visited answers' share of each event and phase: a lower bound
+    lower: np.ndarray
+    # [E, P+1] `lower`, with the rest distributed as it seems likely; rows sum to 1
+    probabilities: np.ndarray
     greedy: Decoded                                     # The answer that `decode` gives
-    valid_mass: float|None = None                       # Probability that unconstrained text is a valid answer; a lower bound
+    # Probability that unconstrained text is a valid answer; a lower bound
+    valid_mass: float|None = None
 
     @property
     def upper(self) -> np.ndarray:
@@ -39,17 +42,20 @@ class Posterior:
         return float(-(p[p > 0] * np.log(p[p > 0])).sum())
 
     def drafts(self,
-        least:float=1e-5,   # Probability; a hundredth of the bound is a good choice: together what is left out should not matter
+        # Probability; a hundredth of the bound is a good choice: together what is left out should not matter
+        least:float=1e-5,
         most:int=512,
     ) -> list[tuple[int, ...]]:
         "The answers that are worth drafting for the next frame of a video"
         return [tokens for tokens, lp in self.answers[:most] if lp > np.log(least)]
 
+# %% ../../nbs/4_answer/04_posterior.ipynb #a0626b68
 class _Search:
     "One picture's visited answers and frontier"
     def __init__(self, session:TreeSession, row:int):
         self.session, self.row, self.automaton = session, row, session.automaton
-        self.answers, self.frontier, self.boundaries = [], [], []   # (tokens, log p), (log p, node, token, tokens), (log p, node)
+        # (tokens, log p), (log p, node, token, tokens), (log p, node)
+        self.answers, self.frontier, self.boundaries = [], [], []
         self._expand([(0., 0, session.intro)])
 
     def _expand(self, known):
@@ -63,7 +69,8 @@ class _Search:
                 run, after = automaton.forced(automaton.next(state)[token])
                 child = session.children[row].get((node, token))
                 if after == automaton.end: self.answers.append((tokens + (token,) + run, log_probability + lp))
-                elif child is not None and session.has_run(row, child): known.append((log_probability + lp, child, tokens + (token,)))
+                elif child is not None and session.has_run(row, child):
+                    known.append((log_probability + lp, child, tokens + (token,)))
                 else: self.frontier.append((log_probability + lp, node, token, tokens))
 
     def advance(self):
@@ -71,11 +78,13 @@ class _Search:
         waiting, self.frontier = self.frontier, []
         for log_probability, node, token, tokens in waiting:
             child = self.session.children[self.row].get((node, token))
-            if child is not None and self.session.has_run(self.row, child): self._expand([(log_probability, child, tokens + (token,))])
+            if child is not None and self.session.has_run(self.row, child):
+                self._expand([(log_probability, child, tokens + (token,))])
             else: self.frontier.append((log_probability, node, token, tokens))
 
     @property
-    def unexplained(self) -> float: return float(np.exp([lp for lp, *_ in self.frontier]).sum()) if self.frontier else 0.
+    def unexplained(self) -> float:
+        return float(np.exp([lp for lp, *_ in self.frontier]).sum()) if self.frontier else 0.
 
 # %% ../../nbs/4_answer/04_posterior.ipynb #988372e1
 def _plan(search:_Search, goal:float, most:int, may_exceed:bool) -> None:
@@ -117,7 +126,8 @@ def _begin(session:TreeSession, drafts, budget:float|None) -> None:
         expected = drafts[row] if drafts else ()
         room = session.room(row)
         if budget is not None and expected: room = min(room, int(budget * session.cost_of_generate(len(expected[0]))))
-        for tokens in expected: session.follow(row, tokens[len(session.intro):], most=min(room - session.waiting(row), session.room(row)))
+        for tokens in expected:
+            session.follow(row, tokens[len(session.intro):], most=min(room - session.waiting(row), session.room(row)))
         _draft_items(session, row)
     session.run()
 
@@ -138,11 +148,15 @@ def posterior(
     bound:float=1e-3,        # Stop when this little probability is unexplained
     max_forwards:int=30,     # Or after this many passes; `unexplained` then says what is missing
     max_tokens:int=256,      # Most tokens to draft per picture and pass
-    drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass, as in `decode`
-    valid_mass:bool=False,   # Also find how much probability unconstrained text puts on valid answers: one more pass, with the whole vocabulary
-    budget:float|None=None,  # Or when as much is spent as this many times what `generate` spends on the answer; None: no limit
+    # Per row, whole answers (tokens) to draft in the first pass, as in `decode`
+    drafts:Sequence[Sequence[Sequence[int]]]|None=None,
+    # Also find how much probability unconstrained text puts on valid answers: one more pass, with the whole vocabulary
+    valid_mass:bool=False,
+    # Or when as much is spent as this many times what `generate` spends on the answer; None: no limit
+    budget:float|None=None,
 ) -> list[Posterior]:
-    "The distribution over all valid answers to each picture, exact but for at most `unexplained`; `VQAError` when scores are not numbers"
+    """The distribution over all valid answers to each picture, exact but for at most `unexplained`; `VQAError` when
+    scores are not numbers"""
     if not session.forwards: _begin(session, drafts, budget)
     searches, walks = ([kind(session, row) for row in range(session.rows)] for kind in (_Search, Walk))
     while True:
@@ -158,6 +172,7 @@ def posterior(
     masses = _valid_mass(searches) if valid_mass else [None] * session.rows
     return [_summed_up(search, walk.answer, mass) for search, walk, mass in zip(searches, walks, masses)]
 
+# %% ../../nbs/4_answer/04_posterior.ipynb #3b79d2cf
 def _summed_up(search:_Search, greedy:Decoded, mass:float|None) -> Posterior:
     automaton, schema = search.automaton, search.automaton.schema
     answers = tuple(sorted(search.answers, key=lambda answer: -answer[1]))
@@ -192,6 +207,7 @@ def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
         normalizers = session.passes.log_normalizers(hidden)
         first = session.intro_logits[row][range(n), [column[t] for t in session.intro]].sum() - normalizers[:n].sum()
         normalizer = dict(zip(needed, normalizers[n:]))
-        masses.append(float(sum(np.exp(first + sum(session.logits[row][node][column[token]] - normalizer[node] for node, token in zip(nodes, rest)))
+        masses.append(float(sum(np.exp(first + sum(session.logits[row][node][column[token]] - normalizer[node] for node,
+                                                   token in zip(nodes, rest)))
                                 for nodes, rest in its_paths)))
     return masses

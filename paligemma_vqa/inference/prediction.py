@@ -30,8 +30,10 @@ class Prediction:
     answer: str                      # The same as text: the greedy answer among all valid ones
     probabilities: np.ndarray|None   # [E, P+1] absence and each phase; None when they were not asked for
     log_probability: float           # Of `answer` among all valid answers, natural logarithm
-    unexplained: float|None          # Probability on answers that were not visited: `probabilities` are off by this much at most
-    valid_mass: float|None           # Probability that free text would be a valid answer; low: picture or model are out of place. None: not asked for
+    # Probability on answers that were not visited: `probabilities` are off by this much at most
+    unexplained: float|None
+    # Probability that free text would be a valid answer; low: picture or model are out of place. None: not asked for
+    valid_mass: float|None
     entropy: float|None              # Uncertainty over whole answers, nats
     latency_ms: float                # A batch's time divided by its pictures
     schema: EventSchema = field(repr=False)
@@ -54,13 +56,15 @@ class Prediction:
     def from_dict(cls, values:Mapping, schema:EventSchema) -> 'Prediction':
         "What `to_dict` gave; probabilities are rounded to six digits"
         by_name = values.get('probabilities')
-        probabilities = by_name and np.array([[by_name[event][state] for state in ('absent', *schema.phases)] for event in schema.events])
+        probabilities = by_name and np.array([[by_name[event][state] for state in ('absent', *schema.phases)]
+                                              for event in schema.events])
         return cls(**{name: values.get(name) for name in _FACTS}, probabilities=probabilities, schema=schema)
 
     def show(self) -> Figure:
         "The picture with chips and bars"
         return show_predictions([self.picture if self.picture is not None else self.image], [self])
 
+# %% ../../nbs/4_answer/06_prediction.ipynb #cb17b511
 @dataclass(frozen=True)
 class Failure:
     "A picture that could not be used"
@@ -73,10 +77,13 @@ class Failure:
 
 # %% ../../nbs/4_answer/06_prediction.ipynb #2a6e0013
 def _draw_chips(axis, prediction):
-    chips = [(f'{event}  {phase}', prediction.schema.colors[event]) for event, phase in prediction.annotation.items()] or [('nothing', '#777777')]
+    chips = [(f'{event}  {phase}', prediction.schema.colors[event]) for event,
+             phase in prediction.annotation.items()] or [('nothing', '#777777')]
     for i, (text, color) in enumerate(chips):
-        axis.text(.02, .97 - .11 * i, text, transform=axis.transAxes, va='top', fontsize=8, weight='bold', color=ink(to_rgb(color)),
-                  parse_math=False, bbox=dict(boxstyle='round,pad=.3', facecolor=color, edgecolor='white', linewidth=.6))
+        axis.text(.02, .97 - .11 * i, text, transform=axis.transAxes, va='top', fontsize=8, weight='bold',
+                  color=ink(to_rgb(color)),
+                  parse_math=False, bbox=dict(boxstyle='round,pad=.3', facecolor=color, edgecolor='white',
+                                              linewidth=.6))
 
 def _draw_bars(axis, prediction):
     schema = prediction.schema
@@ -84,8 +91,10 @@ def _draw_bars(axis, prediction):
         left = 0.
         for k, phase in enumerate(schema.phases, 1):
             share = prediction.probabilities[row, k]
-            axis.barh(row, share, left=left, color=schema.colors[event], alpha=.35 + .65 * k / len(schema.phases), edgecolor='white', linewidth=.4)
-            if share > .08: axis.text(left + share / 2, row, phase, ha='center', va='center', fontsize=6, parse_math=False)
+            axis.barh(row, share, left=left, color=schema.colors[event], alpha=.35 + .65 * k / len(schema.phases),
+                      edgecolor='white', linewidth=.4)
+            if share > .08:
+                axis.text(left + share / 2, row, phase, ha='center', va='center', fontsize=6, parse_math=False)
             left += share
         axis.text(1.02, row, f'{left:.2f}', va='center', fontsize=7)
     axis.set(xlim=(0, 1), yticks=range(len(schema.events)), xticks=[0, .5, 1])
@@ -94,6 +103,7 @@ def _draw_bars(axis, prediction):
     axis.tick_params(labelsize=7, length=2)
     for side in ('top', 'right'): axis.spines[side].set_visible(False)
 
+# %% ../../nbs/4_answer/06_prediction.ipynb #daa245c2
 def show_predictions(
     images:Sequence,                        # Pictures as `open_image` takes them
     predictions:Sequence[Prediction],

@@ -38,7 +38,8 @@ def picture_files(
     folder:str|Path,
     leave_out:str|Path|None=None,   # A folder below whose pictures do not count
 ) -> list[Path]:
-    "All pictures in `folder` and below, in order of their names, without hidden ones and without what earlier calls drew"
+    """All pictures in `folder` and below, in order of their names, without hidden ones and without what earlier
+    calls drew"""
     folder, found = Path(folder), []
     for at, folders, files in os.walk(folder, followlinks=True):
         at = Path(at)
@@ -53,7 +54,9 @@ def picture_files(
 def _as_images(images) -> Iterable:
     if isinstance(images, (str, Path)) and Path(images).is_dir():
         files = picture_files(images)
-        if not files: raise VQAError('there is no picture in this folder', images, remedy=f"Pictures end in {', '.join(PICTURES)}.")
+        if not files:
+            raise VQAError('there is no picture in this folder', images,
+                           remedy=f"Pictures end in {', '.join(PICTURES)}.")
         return files
     if isinstance(images, np.ndarray) and images.ndim == 4: return list(images)
     if isinstance(images, (str, Path, bytes, Image.Image, np.ndarray)): return [images]
@@ -97,6 +100,7 @@ def _passes(predictor, inputs, rows):
         predictor._fixed[rows] = passes     # not before it is known to work
     return predictor._fixed[rows]
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #2719f01b
 def _answer(predictor, images, pixels, rows, bound=1e-3, valid_mass=False, budget=1., drafts=None, max_forwards=8):
     "Predictions for prepared pictures, `rows` or fewer, and for each the answers worth drafting next time"
     schema, automaton = predictor.schema, predictor.automaton
@@ -112,10 +116,13 @@ def _answer(predictor, images, pixels, rows, bound=1e-3, valid_mass=False, budge
         latency_ms = (time.perf_counter() - began) * 1e3 / len(pixels)
     predictions = []
     for image, best, one in zip(images, greedy, found):
-        annotation, path = schema.from_codes(automaton.codes(best.tokens)), str(image) if isinstance(image, (str, Path)) else None
+        annotation, path = schema.from_codes(automaton.codes(best.tokens)), str(image) if isinstance(image,
+                                                                                                     (str, Path)) else None
         predictions.append(Prediction(
-            path, annotation, schema.render(annotation, predictor.answer_format), one and one.probabilities, best.log_probability,
-            one and one.unexplained, one and one.valid_mass, one and one.entropy, latency_ms, schema, image, session.cost))
+            path, annotation, schema.render(annotation, predictor.answer_format), one and one.probabilities,
+            best.log_probability,
+            one and one.unexplained, one and one.valid_mass, one and one.entropy, latency_ms, schema, image,
+            session.cost))
     return predictions, [one.drafts(bound / 100 or 1e-5) if one else [best.tokens] for best, one in zip(greedy, found)]
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #37d2243b
@@ -132,7 +139,8 @@ def _answer_files(predictor, names, root, out_jsonl, batch_size, made_by, settin
         for batch in _ahead(prepare, _batches(names, batch_size)):
             good, found = [(name, pixels) for name, _, pixels in batch if not isinstance(pixels, VQAError)], {}
             if good:
-                predictions, _ = _answer(predictor, [root / name for name, _ in good], torch.cat([pixels for _, pixels in good]), rows, **settings)
+                predictions, _ = _answer(predictor, [root / name for name, _ in good],
+                                         torch.cat([pixels for _, pixels in good]), rows, **settings)
                 found = dict(zip((name for name, _ in good), predictions))
             results = [found.get(name) or Failure(str(root / name), str(problem)) for name, _, problem in batch]
             for (name, mark, _), result in zip(batch, results):
@@ -141,6 +149,7 @@ def _answer_files(predictor, names, root, out_jsonl, batch_size, made_by, settin
             os.fsync(file.fileno())
             yield from results
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #51dea541
 def predict_files(
     predictor,                 # A `Predictor`
     files:Sequence[Path],      # Below `root`
@@ -154,8 +163,10 @@ def predict_files(
     root, made_by = Path(root), answers_key(predictor, **dict(bound=1e-3, valid_mass=False, budget=1.) | settings)
     names = [path.relative_to(root).as_posix() for path in files]
     fresh, moved = fresh_results(out_jsonl, made_by, root)
-    kept = [Prediction.from_dict(fresh[name] | dict(image=str(root / name)), predictor.schema) for name in names if name in fresh]
-    return kept, _answer_files(predictor, [name for name in names if name not in fresh], root, out_jsonl, batch_size, made_by, settings), moved
+    kept = [Prediction.from_dict(fresh[name] | dict(image=str(root / name)), predictor.schema) for name in names
+            if name in fresh]
+    return kept, _answer_files(predictor, [name for name in names if name not in fresh], root, out_jsonl, batch_size,
+                               made_by, settings), moved
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #ed7ff0c2
 def stream(
@@ -168,22 +179,27 @@ def stream(
     drafts = None
     for frame in frames:
         image = getattr(frame, 'image', frame) if not isinstance(frame, (str, Path, Image.Image, np.ndarray)) else frame
-        [prediction], drafts = _answer(predictor, [image], predictor._prepare([image]), 1, bound, budget=budget, drafts=drafts)
+        [prediction], drafts = _answer(predictor, [image], predictor._prepare([image]), 1, bound, budget=budget,
+                                       drafts=drafts)
         yield prediction
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #0ccc9777
 @torch.no_grad()
 def generate(
     predictor,                # A `Predictor`
     image,                    # A path, a PIL picture or an array
-    prompt:str,               # A question, such as `What is in the image?`, or another task, such as `caption en` or `detect scalpel`
+    # A question, such as `What is in the image?`, or another task, such as `caption en` or `detect scalpel`
+    prompt:str,
     max_new_tokens:int=64,
 ) -> str:
     "Free text, by plain generation; `VQAError` when the model's scores are not numbers"
     model, ids = predictor.model, predictor._tokens(prompt).to(predictor.model.device)
     pixels = predictor._prepare([image]).to(model.device, model.dtype)
     # token_type_ids say that the prompt is read in both directions; without them it is causal, in silence
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids), pixel_values=pixels,
-                         max_new_tokens=max_new_tokens, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids),
+                         pixel_values=pixels,
+                         max_new_tokens=max_new_tokens, do_sample=False, output_logits=True,
+                         return_dict_in_generate=True)
     if not all(scores.isfinite().all() for scores in out.logits):
         raise VQAError('the model computes values that are not numbers, so it has no answer', exit_code=1,
                        remedy='Try dtype float32; if that does not help, the weights are damaged.')
@@ -197,7 +213,8 @@ class Predictor:
         question:str|None=None,        # As it stands in a record; None for the schema's first
         answer_format:str|None=None,   # One of the schema's; None for its first
         info:AdapterInfo|None=None,    # Where the model comes from
-        compile:bool=False,            # Compile the passes for each batch size met; minutes for a large model, so for many pictures
+        # Compile the passes for each batch size met; minutes for a large model, so for many pictures
+        compile:bool=False,
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
         self.task = Task(schema, question or '', answer_format or '')
@@ -208,14 +225,17 @@ class Predictor:
         self._fixed, self._lock = {} if compile else None, threading.Lock()   # pictures at once -> compiled passes
 
     @classmethod
-    def from_adapter(cls, folder:str|Path, base:str|Path|None=None, device:str|None=None, dtype:torch.dtype|str|None=None,
+    def from_adapter(cls, folder:str|Path, base:str|Path|None=None, device:str|None=None,
+                     dtype:torch.dtype|str|None=None,
                      quantization:str|None=None, compile:bool=False) -> 'Predictor':
         "From what training wrote, or a merged model, on the base that it names; LoRA is merged into the weights"
-        model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(), quantization=quantization)
+        model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(),
+                                              quantization=quantization)
         return cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
 
     @classmethod
-    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None, dtype:torch.dtype|str|None=None,
+    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None,
+                  dtype:torch.dtype|str|None=None,
                   quantization:str|None=None, compile:bool=False) -> 'Predictor':
         "From a base model that was not trained on `schema`: well-formed answers, not yet good ones"
         quantization = None if quantization == 'none' else quantization
@@ -226,11 +246,14 @@ class Predictor:
 
     def _prepare(self, images): return preprocess_images([open_image(image) for image in images], self.image_size)
 
-    def predict(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False, budget:float|None=1.) -> list[Prediction]:
-        "What is in each picture; `VQAError` on a picture that cannot be used, or when the model's scores are not numbers"
+    def predict(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False,
+                budget:float|None=1.) -> list[Prediction]:
+        """What is in each picture; `VQAError` on a picture that cannot be used, or when the model's scores are not
+        numbers"""
         return list(self.predict_each(images, batch_size, bound, valid_mass, budget))
 
-    def predict_each(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False, budget:float|None=1.) -> Iterator[Prediction]:
+    def predict_each(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False,
+                     budget:float|None=1.) -> Iterator[Prediction]:
         "As `predict`, one after the other, for more pictures than fit in memory"
         def prepare(batch): return batch, self._prepare(batch)
         images = _as_images(images)
@@ -239,13 +262,15 @@ class Predictor:
             yield from _answer(self, batch, pixels, rows, bound, valid_mass, budget)[0]
 
     def stream(self, frames:Iterable, bound:float|None=1e-3, budget:float|None=1.) -> Iterator[Prediction]:
-        "One prediction per frame in order; what was probable in a frame is drafted for the next, so an unchanged one costs one pass"
+        """One prediction per frame in order; what was probable in a frame is drafted for the next, so an unchanged
+        one costs one pass"""
         return stream(self, frames, bound, budget)
 
     def generate(self, image, prompt:str, max_new_tokens:int=64) -> str:
         "Free text, by plain generation; nothing keeps it to the schema"
         return generate(self, image, prompt, max_new_tokens)
 
-    def predict_folder(self, folder:str|Path, out_jsonl:str|Path, batch_size:int=8, **settings) -> Iterator[Prediction|Failure]:
+    def predict_folder(self, folder:str|Path, out_jsonl:str|Path, batch_size:int=8,
+                       **settings) -> Iterator[Prediction|Failure]:
         "What `out_jsonl` does not hold yet of a folder of any size; after an interruption, call it again to go on"
         yield from predict_files(self, picture_files(folder), folder, out_jsonl, batch_size, **settings)[1]

@@ -20,20 +20,24 @@ from ..schema import VQAError
 def _mask(attention, sees, dtype):
     "What may be seen, [B, queries, columns], in the form that an attention implementation wants"
     if attention == 'flex_attention':
-        return create_block_mask(lambda b, h, query, column: sees[b, query, column], sees.shape[0], None, *sees.shape[1:], device=sees.device)
+        return create_block_mask(lambda b, h, query, column: sees[b, query, column], sees.shape[0], None,
+                                 *sees.shape[1:], device=sees.device)
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 @contextmanager
 def _attention(model, queries):
-    "The implementation for a pass; flex attention works in blocks of 128, so shorter passes are left to eager, which is as exact"
+    """The implementation for a pass; flex attention works in blocks of 128, so shorter passes are left to eager,
+    which is as exact"""
     config = model.config.get_text_config()
     usual = config._attn_implementation
     if usual == 'flex_attention' and queries < 128: config._attn_implementation = 'eager'
     try: yield config._attn_implementation
     finally: config._attn_implementation = usual
 
+# %% ../../nbs/4_answer/02_trees.ipynb #05b42cd9
 class Passes:
-    "Forward passes over a batch: the first reads picture, question, forced beginning and some nodes; each later one further nodes"
+    """Forward passes over a batch: the first reads picture, question, forced beginning and some nodes; each later
+    one further nodes"""
     first_slots = slots = None    # How many nodes the first pass and a later one take; None: any number
 
     @torch.no_grad()
@@ -43,7 +47,8 @@ class Passes:
     ):
         self.model = model.get_base_model() if hasattr(model, 'get_base_model') else model
         self.device = self.model.device
-        self._head = self.model.get_output_embeddings().weight[torch.tensor(candidates, device=self.device)].float()   # [C, D]
+        # [C, D]
+        self._head = self.model.get_output_embeddings().weight[torch.tensor(candidates, device=self.device)].float()
         self._soft_cap = self.model.config.get_text_config().final_logit_softcapping
         self._dtype = self.model.get_input_embeddings().weight.dtype
         # A pass over one token reads all weights, as one over many does: it costs as much as the arithmetic of so many tokens.
@@ -65,9 +70,12 @@ class Passes:
                            remedy='Prepare picture and prompt with the processor of this model.')
         beginning = torch.tensor(intro, dtype=torch.long, device=self.device).expand(len(prefix), -1)
         real = inputs.get('attention_mask')
-        self._real = torch.ones_like(prefix, dtype=torch.bool) if real is None else real.to(self.device).bool()   # [B, P]
-        self._trunk = torch.cat([prefix, beginning], 1)                                                          # [B, P + n]
-        self._length = self._real.sum(1, keepdim=True) + beginning.shape[1]                                      # [B, 1] real tokens in the trunk
+        # [B, P]
+        self._real = torch.ones_like(prefix, dtype=torch.bool) if real is None else real.to(self.device).bool()
+        # [B, P + n]
+        self._trunk = torch.cat([prefix, beginning], 1)
+        # [B, 1] real tokens in the trunk
+        self._length = self._real.sum(1, keepdim=True) + beginning.shape[1]
         self._features = None if features is None else features.to(self.device, self.model.dtype)
         self._pixels = None if pixels is None or features is not None else pixels.to(self.device, self.model.dtype)
         self.columns, self.batch = 0, self.batch + 1
@@ -77,9 +85,11 @@ class Passes:
     def run(self,
         tokens:torch.Tensor,   # [B, W] int64
         depths:torch.Tensor,   # [B, W] int64, how far below the trunk each is, from 1
-        sees:torch.Tensor,     # [B, W, nodes] bool: which nodes each sees, of all that were ever run and these, itself included
+        # [B, W, nodes] bool: which nodes each sees, of all that were ever run and these, itself included
+        sees:torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        "Hidden states [B, W, D] and the candidates' logits [B, W, C]; in the first pass those of the forced beginning and the root come before"
+        """Hidden states [B, W, D] and the candidates' logits [B, W, C]; in the first pass those of the forced
+        beginning and the root come before"""
         tokens, depths, sees = tokens.to(self.device), depths.to(self.device), sees.to(self.device)
         (rows, width), trunk, prefix = tokens.shape, self._trunk.shape[1], self._real.shape[1]
         positions, is_first = self._length + depths, not self.columns
@@ -87,7 +97,8 @@ class Passes:
         sees = torch.cat([torch.cat([self._real, beginning], 1)[:, None].expand(-1, width, -1), sees], 2)
         if is_first:
             tokens = torch.cat([self._trunk, tokens], 1)
-            before = (self._real.long().cumsum(1).clamp(min=1), self._length - trunk + prefix + torch.arange(1, trunk - prefix + 1, device=self.device))
+            before = (self._real.long().cumsum(1).clamp(min=1),
+                      self._length - trunk + prefix + torch.arange(1, trunk - prefix + 1, device=self.device))
             positions = torch.cat([*before, positions], 1)                                   # PaliGemma counts from 1
             above = torch.zeros(rows, trunk, trunk + width, dtype=torch.bool, device=self.device)
             above[:, :, :prefix] = self._real[:, None]
@@ -99,12 +110,14 @@ class Passes:
         return hidden, logits
 
     def _new_cache(self):
-        self._cache, self._key_positions = DynamicCache(), torch.zeros(len(self._trunk), 0, dtype=torch.long, device=self.device)
+        self._cache, self._key_positions = DynamicCache(), torch.zeros(len(self._trunk), 0, dtype=torch.long,
+                                                                       device=self.device)
 
     def _pass(self, tokens, positions, sees, is_first):
         self._key_positions = torch.cat([self._key_positions, positions], 1)
         with self._masks(sees, positions, is_first) as masks:
-            return self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first else self._read_nodes(tokens, positions, masks)
+            return (self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first
+                    else self._read_nodes(tokens, positions, masks))
 
     @contextmanager
     def _masks(self, sees, positions, is_first):
@@ -115,13 +128,16 @@ class Passes:
             if is_first: near[:, :self._real.shape[1], :self._real.shape[1]] = True   # the prefix sees all of itself
         with _attention(self.model, sees.shape[1]) as attention:
             full = _mask(attention, sees, self._dtype)
-            yield dict(full_attention=full, sliding_attention=full if near is None else _mask(attention, sees & near, self._dtype))
+            yield dict(full_attention=full, sliding_attention=full if near is None
+                       else _mask(attention, sees & near, self._dtype))
 
     def _read_trunk(self, tokens, positions, masks, pixels, features):
         if features is None: features = self.model.model.get_image_features(pixels).pooler_output
         is_image = tokens == self.model.config.image_token_id
-        embeddings = self.model.get_input_embeddings()(torch.where(is_image, 0, tokens))   # the image token may lie outside the vocabulary
-        hidden = self._language_model(embeddings.masked_scatter(is_image[..., None], features.to(embeddings.dtype)), positions, masks)
+        # the image token may lie outside the vocabulary
+        embeddings = self.model.get_input_embeddings()(torch.where(is_image, 0, tokens))
+        hidden = self._language_model(embeddings.masked_scatter(is_image[..., None], features.to(embeddings.dtype)),
+                                      positions, masks)
         hidden = hidden[:, self._real.shape[1] - 1:]
         return hidden, self._candidate_logits(hidden)
 
@@ -141,23 +157,29 @@ class Passes:
     def log_normalizers(self, hidden:torch.Tensor) -> np.ndarray:
         "For hidden states [N, D], the log of the sum over the *whole* vocabulary, [N]"
         weight = self.model.get_output_embeddings().weight
-        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy() for some in hidden.split(64)])
+        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy()
+                               for some in hidden.split(64)])
 
 # %% ../../nbs/4_answer/02_trees.ipynb #fadb9e2a
 def _check_finite(hidden, logits, nodes, before):
     "Raise `VQAError` unless all that was asked for, `before` and `nodes` columns of each row, are numbers"
-    asked = torch.arange(hidden.shape[1] - before) < torch.tensor(nodes)[:, None]                    # padding may be anything
+    # padding may be anything
+    asked = torch.arange(hidden.shape[1] - before) < torch.tensor(nodes)[:, None]
     asked = torch.cat([torch.ones(len(nodes), before, dtype=torch.bool), asked], 1).to(hidden.device)
     if not bool((hidden.isfinite().all(-1) & logits.isfinite().all(-1))[asked].all()):
         raise VQAError('the model computes values that are not numbers, so it has no answer', exit_code=1,
                        remedy='Try dtype float32; if that does not help, the weights are damaged.')
 
+# %% ../../nbs/4_answer/02_trees.ipynb #b33b09b2
 class TreeSession:
-    "The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end of the forced beginning"
+    """The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end
+    of the forced beginning"""
     def __init__(self,
         model,                    # A PaliGemma (2) model, with or without LoRA; None when `passes` are given
         automaton:AnswerAutomaton,
-        inputs:Mapping,           # From the processor, without answers: `input_ids` [B, P], `attention_mask`, and `pixel_values` or `image_features` [B, tokens, D]
+        # From the processor, without answers: `input_ids` [B, P], `attention_mask`, and `pixel_values` or
+        # `image_features` [B, tokens, D]
+        inputs:Mapping,
         passes:Passes|None=None,  # For several batches one after the other; None: passes as wide as they need to be
     ):
         self.automaton, self.passes = automaton, passes or Passes(model, automaton.candidates)
@@ -165,10 +187,13 @@ class TreeSession:
         self.intro, state = automaton.forced(automaton.start)
         self.states = [[state] for _ in range(self.rows)]      # per row and node: the automaton's state
         self.children = [{} for _ in range(self.rows)]         # per row: (node, token) -> node
-        self.logits = [{} for _ in range(self.rows)]           # per row: node -> candidates' logits [C], once it has run
+        # per row: node -> candidates' logits [C], once it has run
+        self.logits = [{} for _ in range(self.rows)]
         self.hidden = [{} for _ in range(self.rows)]           # per row: node -> last hidden state [D]
-        self._seen = [[()] for _ in range(self.rows)]          # per row and node: the places of its ancestors and itself among all nodes run
-        self._queue = [[] for _ in range(self.rows)]           # per row: (node, parent, token) that the next pass will run
+        # per row and node: the places of its ancestors and itself among all nodes run
+        self._seen = [[()] for _ in range(self.rows)]
+        # per row: (node, parent, token) that the next pass will run
+        self._queue = [[] for _ in range(self.rows)]
         self.forwards, self.tokens_run, self._places = 0, 0, 0
         self.widths, self.seconds = [], []                     # per pass: nodes of a picture, and how long it took
         self._column_of = {token: i for i, token in enumerate(automaton.candidates)}
@@ -186,7 +211,8 @@ class TreeSession:
         return self.children[row][key]
 
     def follow(self, row:int, tokens:Iterable[int], node:int=0, most:int=sys.maxsize) -> int:
-        "Queue `tokens` below `node`, up to where nothing is left to decide, the automaton disagrees or `most` are new; the last node"
+        """Queue `tokens` below `node`, up to where nothing is left to decide, the automaton disagrees or `most` are
+        new; the last node"""
         for token in tokens:
             after = self.automaton.next(self.states[row][node]).get(token)
             if after is None or self.automaton.forced(after)[1] == self.automaton.end: break
@@ -223,7 +249,8 @@ class TreeSession:
         return len(self.intro) + sum(self.widths) + self.step_cost * max(0, self.forwards - 1)
 
     def cost_of_generate(self, tokens:int) -> float:
-        "What plain `generate` spends on each picture to write that many tokens, in the same unit: a pass for each but the first"
+        """What plain `generate` spends on each picture to write that many tokens, in the same unit: a pass for each
+        but the first"""
         return (tokens - 1) * (1 + self.step_cost)
 
     @property
@@ -237,16 +264,19 @@ class TreeSession:
     def has_run(self, row:int, node:int) -> bool: return node in self.logits[row]
 
     def run(self) -> None:
-        "Run everything queued, in one pass if it is wide enough; the first one also reads picture, question and forced beginning"
+        """Run everything queued, in one pass if it is wide enough; the first one also reads picture, question and
+        forced beginning"""
         while not self.forwards or self.is_waiting: self._run_one_pass()
 
     def _run_one_pass(self):
         if self.passes.batch != self._batch: raise RuntimeError('another session has begun on these passes')
         is_first = not self.forwards
         slots = self.passes.first_slots if is_first else self.passes.slots
-        now, self._queue = [nodes[:slots] for nodes in self._queue], [nodes[slots:] if slots is not None else [] for nodes in self._queue]
+        now, self._queue = [nodes[:slots] for nodes in self._queue], [nodes[slots:] if slots is not None else []
+                                                                      for nodes in self._queue]
         width = max(map(len, now)) if slots is None else slots
-        tokens, depths = torch.zeros(self.rows, width, dtype=torch.long), torch.zeros(self.rows, width, dtype=torch.long)
+        tokens, depths = torch.zeros(self.rows, width, dtype=torch.long), torch.zeros(self.rows, width,
+                                                                                      dtype=torch.long)
         seen = []                                              # (row, query, place) triples
         for row, nodes in enumerate(now):
             for i, (node, parent, token) in enumerate(nodes):
@@ -265,7 +295,9 @@ class TreeSession:
         self.tokens_run = self.rows * self.passes.columns
         if is_first:
             n = len(self.intro)
-            self.intro_hidden, self.intro_logits = hidden[:, :n + 1], logits[:, :n + 1]   # before each forced token, and the root
+            # before each forced token, and the root
+            self.intro_hidden, self.intro_logits = hidden[:, :n + 1], logits[:, :n + 1]
             hidden, logits, now = hidden[:, n:], logits[:, n:], [[(0, None, None), *nodes] for nodes in now]
         for row, nodes in enumerate(now):
-            for i, (node, *_) in enumerate(nodes): self.logits[row][node], self.hidden[row][node] = logits[row, i], hidden[row, i]
+            for i, (node, *_) in enumerate(nodes):
+                self.logits[row][node], self.hidden[row][node] = logits[row, i], hidden[row, i]

@@ -43,10 +43,13 @@ class Agreement:
         wide = max([len(event) for event in self.per_event] + [7])
         def cell(value): return f"{'–' if math.isnan(value) else f'{value:.2f}':>8}"
         rows = [f"{'':{wide}}{'present':>8}" + ''.join(f'{phase:>8}' for phase in phases)]
-        rows += [f'{event:{wide}}{cell(value)}' + ''.join(cell(self.per_phase[event][phase]) for phase in phases) for event, value in self.per_event.items()]
-        rows.append(f'{self.first} and {self.second}: {self.same} of {self.items} pictures alike, kappa {"–" if math.isnan(self.overall) else f"{self.overall:.2f}"}')
+        rows += [f'{event:{wide}}{cell(value)}' + ''.join(cell(self.per_phase[event][phase]) for phase in phases)
+                 for event, value in self.per_event.items()]
+        rows.append(f'{self.first} and {self.second}: {self.same} of {self.items} pictures alike, kappa '
+                    f'{"–" if math.isnan(self.overall) else f"{self.overall:.2f}"}')
         return '\n'.join(rows)
 
+# %% ../../nbs/1_label/03_agreement.ipynb #0bc8e599
 def agreement_of(
     first:Mapping[str, Annotation],    # Picture to annotation
     second:Mapping[str, Annotation],
@@ -55,12 +58,14 @@ def agreement_of(
 ) -> Agreement:
     "The agreement on the pictures that are in both"
     items = sorted(first.keys() & second.keys())
-    codes = np.array([[schema.codes(labels[item]) for item in items] for labels in (first, second)], dtype=int).reshape(2, len(items), len(schema.events))
+    codes = np.array([[schema.codes(labels[item]) for item in items] for labels in (first, second)],
+                     dtype=int).reshape(2, len(items), len(schema.events))
     per_event = {event: kappa(*(codes[:, :, e] > 0).tolist()) for e, event in enumerate(schema.events)}
     per_phase = {event: {phase: kappa(*(codes[:, :, e] == p).tolist()) for p, phase in enumerate(schema.phases, 1)}
                  for e, event in enumerate(schema.events)}
     whole = [[tuple(row) for row in side] for side in codes.tolist()]
-    return Agreement(*names, len(items), int((codes[0] == codes[1]).all(axis=1).sum()), per_event, per_phase, kappa(*whole))
+    return Agreement(*names, len(items), int((codes[0] == codes[1]).all(axis=1).sum()), per_event, per_phase,
+                     kappa(*whole))
 
 def agreement(
     store:LabelStore,
@@ -69,7 +74,8 @@ def agreement(
 ) -> Agreement:
     "How far two annotators agree. Labels that were imported count for nobody, and decisions made later change nothing"
     for name in (first, second):
-        if name not in store.annotators: raise VQAError(f"no annotator '{name}'", store.folder, remedy=f"There is {', '.join(store.annotators)}.")
+        if name not in store.annotators:
+            raise VQAError(f"no annotator '{name}'", store.folder, remedy=f"There is {', '.join(store.annotators)}.")
     labels = [{item: store.annotation_of(name, item) for item in store.done_by(name)} for name in (first, second)]
     return agreement_of(*labels, store.schema, (first, second))
 
@@ -93,6 +99,7 @@ def disagreements(
     found = []
     for item in sorted(by_item, key=store.pictures.order):
         annotations = list(by_item[item].values())
-        events = tuple(event for event in store.schema.events if len({annotation.get(event) for annotation in annotations}) > 1)
+        events = tuple(event for event in store.schema.events
+                       if len({annotation.get(event) for annotation in annotations}) > 1)
         if events and (settled or store.settled(item) is None): found.append(Disagreement(item, by_item[item], events))
     return found

@@ -39,6 +39,7 @@ def _open(path:Path, width:int|None) -> Image.Image:
     if picture.mode.startswith('I;16'): picture = picture.point(lambda value: value / 257).convert('L')
     return picture.convert('RGB')
 
+# %% ../../nbs/1_label/06_ahead.ipynb #0f88cb69
 def show_picture(
     path:str|Path,
     width:int=960,             # px, the longer side on screen
@@ -47,13 +48,15 @@ def show_picture(
     "Decode and resize for the screen; an unreadable file gives a card with the reason"
     error = ''
     try: picture = _open(Path(path), width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:   # PIL raises all of these for broken files
+    # PIL raises all of these for broken files
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
         error = f'{Path(path).name} cannot be read: {problem if not isinstance(problem, FileNotFoundError) else "no such file"}'
         picture = Image.new('RGB', (640, 360), '#555')
         ImageDraw.Draw(picture).multiline_text((20, 160), error.replace(': ', ':\n'), fill='white')
     aspect = picture.width / picture.height
     picture.thumbnail((width, width), Image.Resampling.BILINEAR, reducing_gap=2)
-    small = picture.resize((max(1, round(thumbnail_height * aspect)), thumbnail_height), Image.Resampling.BILINEAR, reducing_gap=2)
+    small = picture.resize((max(1, round(thumbnail_height * aspect)), thumbnail_height), Image.Resampling.BILINEAR,
+                           reducing_gap=2)
     return Shown(_encode(picture, 85), _encode(small, 70), aspect, error)
 
 def full_picture(path:str|Path) -> bytes:
@@ -75,7 +78,8 @@ def neighbours_alike(
     seen = [pair for pair in seen if pair[0] is not None and pair[1] is not None]
     if not seen: return True
     near = float(np.median([difference(*pair) for pair in seen]))
-    far = float(np.median([difference(seen[i][0], seen[i - len(seen) // 2][0]) for i in range(len(seen))])) if len(seen) > 1 else 0.
+    far = (float(np.median([difference(seen[i][0], seen[i - len(seen) // 2][0]) for i in range(len(seen))]))
+           if len(seen) > 1 else 0.)
     return near < 12 or near < 0.6 * far   # gray levels of 255
 
 # %% ../../nbs/1_label/06_ahead.ipynb #2f652890
@@ -112,7 +116,8 @@ class Prepared(Generic[Result]):
     def wish(self, names:Iterable[str]) -> None:
         "Make these next, the first first, instead of what was wished before"
         names = list(dict.fromkeys(names))
-        with self._lock: self._wishes, self._wished = [name for name in names if name not in self._results][:self.keep], len(names)
+        with self._lock:
+            self._wishes, self._wished = [name for name in names if name not in self._results][:self.keep], len(names)
         if self._wishes: self._wake.set()
 
     def progress(self) -> tuple[int, int]:

@@ -46,6 +46,7 @@ def all_questions(store:OpenFolder) -> list[str]:
     "The questions that are written for every picture, whole"
     return [store.schema.question(name) if name in store.schema.questions else name for name in store.questions]
 
+# %% ../../nbs/1_label/13_asked.ipynb #bbf63bd2
 def answer(store:OpenFolder, item:str) -> str:
     "The answer as it will be written"
     return store.schema.render(annotation(store, item), store.answer_format)
@@ -76,6 +77,7 @@ def statuses(store:OpenFolder) -> dict[str, str]:
     "The status of the pictures that are not to do"
     return {item: status for item, status in store.ledger.statuses.items() if item not in store.missing}
 
+# %% ../../nbs/1_label/13_asked.ipynb #2e8e644e
 @locked
 def counts(store:OpenFolder) -> dict[str, int]:
     "How many pictures are todo, done and skipped; and, beside these, how many are flagged"
@@ -129,7 +131,8 @@ def done_by(store:OpenFolder, annotator:str) -> list[str]:
 @locked
 def settled(store:OpenFolder, item:str) -> Annotation|None:
     "The latest decision of anybody on a disagreement; None when there is none"
-    decisions = [(ledger.fields[item]['time'], name) for name, ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
+    decisions = [(ledger.fields[item]['time'], name) for name,
+                 ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
     return final_annotation(store.ledgers[max(decisions)[1]], item, store.schema) if decisions else None
 
 # %% ../../nbs/1_label/13_asked.ipynb #aa7d2657

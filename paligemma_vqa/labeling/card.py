@@ -35,6 +35,7 @@ class Contents:
     sources: dict[str, int]                  # Such as human, copied, imported, model:…
     columns: dict[str, str]|None             # Column to its type for `datasets`; None when a column is of no one type
 
+# %% ../../nbs/1_label/11_card.ipynb #bc6182e5
 def count_contents(
     records:Iterable[Record],
     schema:EventSchema,
@@ -60,19 +61,24 @@ def count_contents(
         if (annotation := answers[record.answer]) is None: continue
         events.setdefault(side, Counter()).update(list(annotation) or [NOTHING])
         for event, phase in annotation.items(): phases[event][phase] += 1
-    sides = [side for side in ('train', 'validation', 'test') if side in seen] + sorted(seen.keys() - {'train', 'validation', 'test'})
+    sides = ([side for side in ('train', 'validation', 'test') if side in seen]
+             + sorted(seen.keys() - {'train', 'validation', 'test'}))
     types = {key: _column_type(found) for key, found in kinds.items()}
     columns = dict.fromkeys(('image', 'question', 'answer'), 'string') | types
-    return Contents(number, {side: len(seen[side]) for side in sides}, {side: len(groups[side]) for side in sides}, phases,
-                    {side: dict(events.get(side, {})) for side in sides}, dict(annotators.most_common()), dict(sources.most_common()),
+    return Contents(number, {side: len(seen[side]) for side in sides}, {side: len(groups[side]) for side in sides},
+                    phases,
+                    {side: dict(events.get(side, {})) for side in sides}, dict(annotators.most_common()),
+                    dict(sources.most_common()),
                     None if None in types.values() else columns)
 
+# %% ../../nbs/1_label/11_card.ipynb #948efe60
 def _column_type(kinds:set[type]) -> str|None:
     for wanted, name in (({str}, 'string'), ({bool}, 'bool'), ({int}, 'int64'), ({int, float}, 'float64')):
         if kinds <= wanted: return name
 
 # %% ../../nbs/1_label/11_card.ipynb #94c0c18b
-SIZES = ((1_000, 'n<1K'), (10_000, '1K<n<10K'), (100_000, '10K<n<100K'), (1_000_000, '100K<n<1M'), (10_000_000, '1M<n<10M'), (100_000_000, '10M<n<100M'))
+SIZES = ((1_000, 'n<1K'), (10_000, '1K<n<10K'), (100_000, '10K<n<100K'), (1_000_000, '100K<n<1M'),
+         (10_000_000, '1M<n<10M'), (100_000_000, '10M<n<100M'))
 
 def card_head(
     name:str,
@@ -80,9 +86,11 @@ def card_head(
 ) -> dict:               # For YAML
     "The metadata that the hub and `datasets` read"
     size = next((size for limit, size in SIZES if contents.records < limit), '100M<n<1B')
-    head = dict(pretty_name=name, task_categories=['visual-question-answering'], tags=['paligemma-vqa'], size_categories=[size],
+    head = dict(pretty_name=name, task_categories=['visual-question-answering'], tags=['paligemma-vqa'],
+                size_categories=[size],
                 configs=[dict(config_name='default', data_files=[dict(split='labeled', path=LABELS)])])
-    if contents.columns: head['dataset_info'] = dict(features=[dict(name=name, dtype=kind) for name, kind in contents.columns.items()])
+    if contents.columns:
+        head['dataset_info'] = dict(features=[dict(name=name, dtype=kind) for name, kind in contents.columns.items()])
     return head
 
 # %% ../../nbs/1_label/11_card.ipynb #3b77c7ed
@@ -109,6 +117,7 @@ def _table(header:Sequence[str], rows:Iterable[Sequence]) -> str:
 
 def _many(number:int, what:str) -> str: return f'{number:,} {what}{"" if number == 1 else "s"}'
 
+# %% ../../nbs/1_label/11_card.ipynb #9d637243
 def card_text(
     name:str,
     contents:Contents,
@@ -119,35 +128,50 @@ def card_text(
 ) -> str:
     "The card below its head, in Markdown"
     videos, pictures = sum(contents.videos.values()), sum(contents.pictures.values())
-    parts = [f'# {name}', f'{_many(pictures, "picture")} of {_many(videos, "video")}, {_many(contents.records, "record")}. '
-             f'Each says which of the events {", ".join(schema.events)} are visible and in which of the phases {", ".join(schema.phases)}.',
-             '```python\nfrom paligemma_vqa.dataset import load_dataset\nload_dataset("path/of/this/folder")    # train, validation and test, with pictures\n```',
+    parts = [f'# {name}', f'{_many(pictures, "picture")} of {_many(videos, "video")}, '
+                          f'{_many(contents.records, "record")}. '
+             f'Each says which of the events {", ".join(schema.events)} are visible and in which of the phases '
+             f'{", ".join(schema.phases)}.',
+             '```python\nfrom paligemma_vqa.dataset import load_dataset\nload_dataset("path/of/this/folder")    # '
+             'train, validation and test, with pictures\n```',
              '## What is in it', 'Records that show each event in each phase:',
-             _table(['event', *schema.phases, 'together'], ([event, *row.values(), sum(row.values())] for event, row in contents.phases.items()))]
+             _table(['event', *schema.phases, 'together'],
+                    ([event, *row.values(), sum(row.values())] for event, row in contents.phases.items()))]
     parts += [_table(['split', 'videos', 'pictures', *schema.events, NOTHING],
-                     ([side, contents.videos[side], contents.pictures[side], *(contents.events[side].get(key, 0) for key in (*schema.events, NOTHING))] for side in contents.pictures))]
+                     ([side, contents.videos[side], contents.pictures[side],
+                       *(contents.events[side].get(key, 0) for key in (*schema.events, NOTHING))]
+                       for side in contents.pictures))]
     parts.append('## How it was labeled')
     for what, numbers in (('Annotators', contents.annotators), ('Sources', contents.sources)):
-        if numbers: parts.append(f'{what}, with their records: ' + ', '.join(f'{key} {number:,}' for key, number in numbers.items()) + '.')
-    if not contents.annotators and not contents.sources: parts.append('The records name neither an annotator nor a source.')
+        if numbers:
+            parts.append(f'{what}, with their records: '
+                         + ', '.join(f'{key} {number:,}' for key, number in numbers.items()) + '.')
+    if not contents.annotators and not contents.sources:
+        parts.append('The records name neither an annotator nor a source.')
     for one in agreements: parts.append(f'```text\n{one.table()}\n```')
-    if agreements: parts.append("Cohen's kappa: 1 is full agreement, 0 is chance; a dash where there was nothing to agree on.")
+    if agreements:
+        parts.append("Cohen's kappa: 1 is full agreement, 0 is chance; a dash where there was nothing to agree on.")
     parts.append('## How it was split')
     if split:
         shares = ', '.join(f'{side} {share:.0%}' for side, share in split.get('ratios', {}).items())
-        how = WAYS[split['by']].capitalize() + (f". **{caution}** Made with" if (caution := Splits({}, split['by']).caution) else ';')
-        parts.append(f'{how} seed {split.get("seed", 0)}' + (f', wanted shares {shares}' if shares else '') + f', fingerprint `{split.get("fingerprint", "none")}`. `splits.json` says which group is where.')
+        how = (WAYS[split['by']].capitalize()
+               + (f". **{caution}** Made with" if (caution := Splits({}, split['by']).caution) else ';'))
+        parts.append(f'{how} seed {split.get("seed", 0)}' + (f', wanted shares {shares}' if shares else '')
+                     + f', fingerprint `{split.get("fingerprint", "none")}`. `splits.json` says which group is where.')
     else: parts.append('Not yet: `paligemma-vqa split` does it by video.')
     parts += ['## Checks', _findings(findings), _USE]
     return '\n\n'.join(parts)
 
+# %% ../../nbs/1_label/11_card.ipynb #ef5f2bc8
 def _findings(findings:Sequence[Finding]) -> str:
     if not findings: return '`paligemma-vqa lint` found nothing wrong.'
     errors = sum(finding.level == 'error' for finding in findings)
     kinds = Counter((finding.level, finding.code) for finding in findings)
     def first(level, code): return next(f for f in findings if (f.level, f.code) == (level, code))
-    def message(finding): return f'{Path(finding.path).name}:{finding.line}: {finding.message}' if finding.line else finding.message
-    lines = _table(['finding', 'level', 'number', 'for example'], ([code, level, number, message(first(level, code))] for (level, code), number in kinds.items()))
+    def message(finding):
+        return f'{Path(finding.path).name}:{finding.line}: {finding.message}' if finding.line else finding.message
+    lines = _table(['finding', 'level', 'number', 'for example'],
+                   ([code, level, number, message(first(level, code))] for (level, code), number in kinds.items()))
     return f'`paligemma-vqa lint` found {_many(errors, "error")} and {_many(len(findings) - errors, "warning")}.\n\n{lines}'
 
 # %% ../../nbs/1_label/11_card.ipynb #915b9090
@@ -160,7 +184,8 @@ def write_card(
     folder = Path(folder)
     name, schema = name or folder.resolve().name, load_schema(folder)
     splits = read_splits(folder)
-    records = (line.record for line in each_line(folder, on_error=lambda error: None, is_complete=False))   # lint names the rest
+    # lint names the rest
+    records = (line.record for line in each_line(folder, on_error=lambda error: None, is_complete=False))
     contents, split = count_contents(records, schema, splits), splits.to_dict() if splits else {}
     body = card_text(name, contents, schema, split, lint(folder) if findings is None else findings, _agreements(folder))
     return put_card(folder/CARD, card_head(name, contents), body, 'paligemma-vqa card')

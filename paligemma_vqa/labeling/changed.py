@@ -57,14 +57,16 @@ class Action:
             self.field(item, 'status', 'done')
 
     def put(self, item:str, event:str, phase:str|None, mark:bool=True) -> None:
-        "Set, change (`ENDS` ends the event) or remove (None) one key; `mark` unless the label of the picture stays what it was"
+        """Set, change (`ENDS` ends the event) or remove (None) one key; `mark` unless the label of the picture
+        stays what it was"""
         ledger, old = self.ledger, self.ledger.at.get(item, {}).get(event)
         if old != phase:
             before = phase_at(ledger, item, event)
             self.record(item, 'events', old, phase, event)
             ledger.change(item, {'events': {event: [old, phase]}})
             if phase_at(ledger, item, event) != before:
-                self.affected.update(other for other in held_after(self.store, item, event) if is_said(ledger, other, event))
+                self.affected.update(other for other in held_after(self.store, item, event)
+                                     if is_said(ledger, other, event))
         if mark: self.field(item, 'source', self.source)
 
 # %% ../../nbs/1_label/14_changed.ipynb #4d0266bf
@@ -91,14 +93,17 @@ def append(store:OpenFolder, entry:dict) -> dict:
 
 def writable(store:OpenFolder) -> None:
     "`VQAError` when the folder is open to look only"
-    if store.read_only: raise VQAError('the store is open read-only', store.log(store.annotator), remedy='Open it without read_only.')
+    if store.read_only:
+        raise VQAError('the store is open read-only', store.log(store.annotator), remedy='Open it without read_only.')
 
+# %% ../../nbs/1_label/14_changed.ipynb #a96c96c0
 @contextmanager
 def action(store:OpenFolder,
     name:str,               # What the journal and the undo button call it
     source:str='human',     # human, model or copied
 ) -> Iterator[Action]:
-    "Make all calls inside one atomic change and one step of undo; its `change` is there afterwards. `VQAError` when it was not saved"
+    """Make all calls inside one atomic change and one step of undo; its `change` is there afterwards. `VQAError`
+    when it was not saved"""
     with store.mutex:
         if store.current:  # a part of the outer action
             yield store.current
@@ -120,7 +125,8 @@ def _write(store, current):
     entry = append(store, dict(do=current.name, source=current.source, items=changes))
     store.ledger.noted(entry)   # its changes are in the ledger already
     items = tuple(dict.fromkeys([*current.meant, *changes]))
-    current.change = Change(entry['id'], current.name, items, current.source, entry['time'], len(current.affected - current.meant.keys()))
+    current.change = Change(entry['id'], current.name, items, current.source, entry['time'],
+                            len(current.affected - current.meant.keys()))
 
 # %% ../../nbs/1_label/14_changed.ipynb #d13602f7
 def _checked(store, item, event, phase, hold='span'):
@@ -134,14 +140,17 @@ def assign(store:OpenFolder, item:str, event:str, phase:str|None, hold:str) -> N
     after, stop = held_after(store, item, event), None
     if hold == 'item': stop = after[0] if after else None
     elif hold == 'todo': stop = next((other for other in after if is_said(ledger, other, event)), None)
-    if stop and phase_at(ledger, stop, event) != phase: current.put(stop, event, phase_at(ledger, stop, event) or ENDS, mark=False)
+    if stop and phase_at(ledger, stop, event) != phase:
+        current.put(stop, event, phase_at(ledger, stop, event) or ENDS, mark=False)
     current.put(item, event, phase or ENDS)
 
+# %% ../../nbs/1_label/14_changed.ipynb #def31baa
 def set_event(store:OpenFolder,
     item:str,
     event:str,
     phase:str|None,       # None: the event is not there
-    hold:str='span',      # 'span': until the next change; 'todo': and not where the event was said already; 'item': here only
+    # 'span': until the next change; 'todo': and not where the event was said already; 'item': here only
+    hold:str='span',
     source:str='human',
 ) -> Change|None:
     """From this picture on, `event` is in `phase`; a lone picture stays alone. None when that was said already
@@ -197,7 +206,8 @@ def annotate(store:OpenFolder,
     if hold not in HOLDS: raise VQAError(f"no hold '{hold}'", remedy=f"There is {', '.join(HOLDS)}.")
     with action(store, 'annotate', source) as current:
         current.meant.update(dict.fromkeys(items))
-        for item in sorted(items, key=store.pictures.order, reverse=True):  # backwards: the keys set already end the look ahead
+        # backwards: the keys set already end the look ahead
+        for item in sorted(items, key=store.pictures.order, reverse=True):
             store.pictures.check(item)
             for event in store.schema.events: assign(store, item, event, annotation.get(event), hold)
             current.say(item, *store.schema.events)
@@ -214,8 +224,10 @@ def accept(store:OpenFolder, item:str, annotation:Annotation, source:str='model'
         set_status(store, item, 'done')
     return current.change
 
+# %% ../../nbs/1_label/14_changed.ipynb #e0409ad6
 def copy_previous(store:OpenFolder, item:str) -> Change|None:
-    "Give a picture the annotation of the one before it; None when there is none or it is the same. `VQAError` as for `set`"
+    """Give a picture the annotation of the one before it; None when there is none or it is the same. `VQAError` as
+    for `set`"""
     previous = store.pictures.neighbour(item, -1)
     if previous is None or annotation(store, previous) == annotation(store, item): return None
     with action(store, 'copy_previous', 'copied') as current: annotate(store, item, annotation(store, previous))
@@ -233,8 +245,10 @@ def inherit(store:OpenFolder, item:str, event:str|None=None) -> Change|None:
 
 # %% ../../nbs/1_label/14_changed.ipynb #8105a90d
 def set_status(store:OpenFolder, items:str|Sequence[str], status:str) -> Change|None:
-    "Call one picture or several todo, done or skipped; labels.jsonl holds those that are done. `VQAError` for anything else"
-    if status not in STATUSES: raise VQAError(f"no status '{status}'", remedy=f"There is {', '.join(STATUSES)}; a flag is set by set_flag.")
+    """Call one picture or several todo, done or skipped; labels.jsonl holds those that are done. `VQAError` for
+    anything else"""
+    if status not in STATUSES:
+        raise VQAError(f"no status '{status}'", remedy=f"There is {', '.join(STATUSES)}; a flag is set by set_flag.")
     with action(store, 'set_status') as current:
         for item in [items] if isinstance(items, str) else items:
             store.pictures.check(item)
@@ -243,7 +257,8 @@ def set_status(store:OpenFolder, items:str|Sequence[str], status:str) -> Change|
     return current.change
 
 def set_flag(store:OpenFolder, items:str|Sequence[str], flagged:bool=True) -> Change|None:
-    "Mark pictures for a second look, or take the mark away; their labels and status stay. `VQAError` when it was not saved"
+    """Mark pictures for a second look, or take the mark away; their labels and status stay. `VQAError` when it was
+    not saved"""
     with action(store, 'flag' if flagged else 'unflag') as current:
         for item in [items] if isinstance(items, str) else items:
             store.pictures.check(item)
@@ -259,6 +274,7 @@ def set_note(store:OpenFolder, item:str, text:str) -> Change|None:
         current.field(item, 'note', text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') or None)
     return current.change
 
+# %% ../../nbs/1_label/14_changed.ipynb #97c5f9a2
 def settle(store:OpenFolder, item:str, annotation:Annotation|None) -> Change|None:
     "Decide a disagreement: this wins over every annotator's label; None takes it back. `VQAError` as for `set`"
     store.pictures.check(item)

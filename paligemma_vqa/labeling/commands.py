@@ -22,9 +22,13 @@ def move(session:LabelingSession, item:str|None) -> None:
     "Put a picture on screen; None says that the queue ends here"
     left = session.item
     if item is not None: show(session, item)
-    if session.item == left: session.say('This is the end of the queue.', still=lambda: session.item == left and session.order.step(left, 1) is None or session.order.step(left, -1) is None)
+    if session.item == left:
+        session.say('This is the end of the queue.',
+                    still=lambda: session.item == left and session.order.step(left, 1) is None
+                    or session.order.step(left, -1) is None)
     elif session.status(left) == 'todo' and session.store.state(left).said:
-        session.say(f'{Path(left).stem} is not finished: nothing was said about {", ".join(open_events(session, left)) or "the rest"}. Enter finishes a picture.')
+        session.say(f'{Path(left).stem} is not finished: nothing was said about '
+                    f'{", ".join(open_events(session, left)) or "the rest"}. Enter finishes a picture.')
 
 def open_events(session:LabelingSession, item:str|None=None) -> list[str]:
     "The events of a picture about which nobody has said anything at this very picture"
@@ -44,6 +48,7 @@ def go(session, place:int):
     "To a place in the sequence, from a click in the filmstrip or the timeline"
     show(session, session.sequence[min(max(place, 0), len(session.sequence) - 1)])
 
+# %% ../../nbs/1_label/08_commands.ipynb #dcb597b6
 def review(session, number:int):
     "To a picture of the queue, from a click in the list of a review"
     show(session, session.queue[number])
@@ -67,7 +72,8 @@ def changes(session) -> list[int]:
         labels = [session.annotation(item) for item in session.sequence]
         return [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]
     spans = store.spans(video)
-    return sorted({place for span in spans for place in (places[span.first], places[span.last] + 1) if 0 < place < len(places)})
+    return sorted({place for span in spans for place in (places[span.first], places[span.last] + 1)
+                   if 0 < place < len(places)})
 
 def next_change(session):
     "To the next picture whose label differs from the one before it"
@@ -81,6 +87,7 @@ def previous_change(session):
     if place is None: session.say('No change comes before this picture.')
     else: go(session, place)
 
+# %% ../../nbs/1_label/08_commands.ipynb #2839277f
 def event(session, row:int):
     "Make an event the active one: digits are about it"
     session.row = row % len(session.schema.events)
@@ -117,16 +124,19 @@ def write(session:LabelingSession,
     store, run = session.store, session.run
     for item in run:
         if not store.image_path(item).exists():
-            raise VQAError('the picture was deleted or renamed since the folder was opened; nothing is labeled', item, remedy='Go on to another one.')
+            raise VQAError('the picture was deleted or renamed since the folder was opened; nothing is labeled', item,
+                           remedy='Go on to another one.')
     with store.action(name, source) as action:
         change()
         if status: store.set_status(run, status)
     noted(session, action.change)
     if action.change is None: return False
     session.say(f'{len(run)} pictures in one action.' if len(run) > 1 else '')
-    if action.change.affected: session.say(f'{session.message} {action.change.affected} labeled pictures further on changed with it.'.strip())
+    if action.change.affected:
+        session.say(f'{session.message} {action.change.affected} labeled pictures further on changed with it.'.strip())
     return True
 
+# %% ../../nbs/1_label/08_commands.ipynb #964006c4
 def noted(session, change):
     "Keep the count of statuses, and the date with labels.jsonl, after a change in the store"
     session.is_saved = True
@@ -137,7 +147,8 @@ def noted(session, change):
         else: session.statuses[item] = status
     pause(session)
 
-def is_review(session, item:str) -> bool: return session.queue_name == 'review' or session.store.settled(item) is not None
+def is_review(session, item:str) -> bool:
+    return session.queue_name == 'review' or session.store.settled(item) is not None
 
 def annotate(session, annotation_of:Callable[[str], Annotation], name:str, source:str='human', hold:str='item') -> bool:
     "Say all that is visible in every picture of the run, which finishes it. In a review it decides and labels nothing"
@@ -145,7 +156,9 @@ def annotate(session, annotation_of:Callable[[str], Annotation], name:str, sourc
     def change():
         for item in reversed(session.run):   # from the back: a label that holds must not reach into the run
             if item in reviewed: session.store.settle(item, annotation_of(item))
-            else: session.store.annotate(item, annotation_of(item), source, hold=hold if item == session.run[-1] else 'item')
+            else:
+                session.store.annotate(item, annotation_of(item), source,
+                                       hold=hold if item == session.run[-1] else 'item')
     return write(session, name, change, source, status='' if reviewed else 'done')
 
 # %% ../../nbs/1_label/08_commands.ipynb #d8bc3609
@@ -165,7 +178,8 @@ def set_phase(session, row:int, phase:int):
     is_new = write(session, f"{event} {name or 'not visible'}", change, status='todo' if skipped else '')
     if is_new and name and session.hold != 'item' and not session.has_told_hold and session.anchor is None and not session.message:
         session.has_told_hold = True
-        session.say(f'{event} {name} holds in the frames that follow, until you change it (outlined there; the menu above says how far).')
+        session.say(f'{event} {name} holds in the frames that follow, until you change it (outlined there; the menu '
+                    f'above says how far).')
 
 def phase(session, phase:int): set_phase(session, session.row, phase)
 
@@ -182,7 +196,8 @@ def finish(session):
         show(session, run[-1])
         forward(session)
         session.say(told or session.message)
-    elif session.queue_name == 'review' and not to_settle(session): session.say('All settled. There is nothing left to review.')
+    elif session.queue_name == 'review' and not to_settle(session):
+        session.say('All settled. There is nothing left to review.')
     else: forward(session)
 
 def confirm(session):
@@ -204,11 +219,13 @@ def same(session):
     annotate(session, lambda item: annotation, 'same as previous', source='copied', hold=session.hold)
     finish(session)
 
+# %% ../../nbs/1_label/08_commands.ipynb #c9cb7f03
 def skip(session):
     count = len(session.run)
     write(session, 'skip', lambda: None, status='skipped')
     finish(session)
-    session.say(f'{"One picture" if count == 1 else f"{count} pictures"} skipped: no line in labels.jsonl. {session.message}'.strip())
+    session.say(f'{"One picture" if count == 1 else f"{count} pictures"} skipped: no line in labels.jsonl. '
+                f'{session.message}'.strip())
 
 def flag(session):
     "Mark for a second look, or take the mark away; the label stays"
@@ -236,7 +253,9 @@ def interval(session):
     keep_intervals(session)
     session.anchor = start
     run, count = session.run, len(session.run)
-    try: write(session, f'interval {event} {phase}', lambda: session.store.set_range(run[0], run[-1], event, phase, then_ends=True))
+    try:
+        write(session, f'interval {event} {phase}',
+              lambda: session.store.set_range(run[0], run[-1], event, phase, then_ends=True))
     finally: session.anchor = None
     session.say(f'{event} {phase} in {count} pictures. They are finished when you have said what else is in them.')
 
@@ -246,13 +265,15 @@ def resume_intervals(session):
     session.intervals = session.reopened
     show(session, next(iter(session.intervals.values()))[0])
 
+# %% ../../nbs/1_label/08_commands.ipynb #aecc4f4f
 def drop_intervals(session):
     session.offers.pop('intervals', None)
     session.intervals = {}
     keep_intervals(session)
 
 def edge(session, row:int, start:int, stop:int, side:int, to:int):
-    "Move the start (side 0) or the end (side 1) of an event's span between two places to another place; the phase stays"
+    """Move the start (side 0) or the end (side 1) of an event's span between two places to another place; the phase
+    stays"""
     event, sequence = session.schema.events[row], session.sequence
     phase = session.annotation(sequence[start]).get(event)
     if phase is None: return session.say(f'{event} is not there any more.')
@@ -283,15 +304,19 @@ def redo(session): undo(session, repeat=True)
 def accept(session):
     "Take the model's suggestions for the run over; the record says from which model they are"
     run, found = session.run, session.suggestions
-    if session.is_hidden: session.say('The model is hidden. Show it before accepting what it says.', still=lambda: session.is_hidden)
+    if session.is_hidden:
+        session.say('The model is hidden. Show it before accepting what it says.', still=lambda: session.is_hidden)
     elif found is None: session.say('There is no model: pass predictor=….')
     elif any(found.ready(item) is None for item in run):
-        session.say('The model has not looked at this yet.', still=lambda: any(found.ready(item) is None for item in run))
+        session.say('The model has not looked at this yet.',
+                    still=lambda: any(found.ready(item) is None for item in run))
         found.wish(run)
     else:
-        annotate(session, lambda item: session.suggestion(item).annotation, 'accept', source=f'model:{session.predictor_name}')
+        annotate(session, lambda item: session.suggestion(item).annotation, 'accept',
+                 source=f'model:{session.predictor_name}')
         finish(session)
 
+# %% ../../nbs/1_label/08_commands.ipynb #c930245c
 def take(session, annotator:int):
     "Settle the picture the way one of the annotators labeled it"
     name = session.store.annotators[annotator]
@@ -316,10 +341,12 @@ def ask(session, number:int):
     pause(session)
 
 def ask_own(session, text:str):
-    "Add a question in the annotator's own words; `{events}` and `{phases}` stand for the schema's names. `VQAError` for one with `<`"
+    """Add a question in the annotator's own words; `{events}` and `{phases}` stand for the schema's names.
+    `VQAError` for one with `<`"""
     text = ' '.join(text.split()).removeprefix(ANSWER_PREFIX)
     if not text: return
-    if '<' in text: raise VQAError('a question cannot contain <', remedy='It would be read as one of the model\'s own tokens.')
+    if '<' in text:
+        raise VQAError('a question cannot contain <', remedy='It would be read as one of the model\'s own tokens.')
     names = {'{events}': session.schema.events, '{phases}': session.schema.phases}
     for mark, words in names.items(): text = text.replace(mark, ', '.join(words))
     text = ANSWER_PREFIX + text
@@ -334,7 +361,8 @@ def answer_in(session, number:int):
 
 # %% ../../nbs/1_label/08_commands.ipynb #d04f39b1
 ACTIONS = dict(
-    forward=forward, back=back, forward_10=lambda s: forward(s, 10), back_10=lambda s: back(s, 10), first=first, last=last, go=go,
+    forward=forward, back=back, forward_10=lambda s: forward(s, 10), back_10=lambda s: back(s, 10), first=first,
+    last=last, go=go,
     unlabeled=unlabeled, next_change=next_change, previous_change=previous_change,
     event=event, up=up, down=down, select=select, select_to=select_to, unselect=unselect,
     select_forward=lambda s: stretch(s, 1), select_back=lambda s: stretch(s, -1),
@@ -356,6 +384,7 @@ def attempt(session:LabelingSession, action:Callable[[], None]) -> None:
             text = str(error) if isinstance(error, (VQAError, OSError)) else repr(error)
             session.say(text if is_refusal else f'NOT SAVED. {text}', True)
 
+# %% ../../nbs/1_label/08_commands.ipynb #ce822cbf
 def do(
     session:LabelingSession,
     command:str,            # A name of `ACTIONS` and its numbers: `set 0 2` gives the first event the second phase

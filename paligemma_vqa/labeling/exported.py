@@ -42,14 +42,17 @@ def one_writer(store:OpenFolder) -> Iterator[None]:
         lock = lock_file(store.folder/'labels/.labels.lock', 60)
         yield
     except (OSError, TimeoutError) as error:
-        raise VQAError(f'was not updated ({getattr(error, "strerror", None) or error}). The labels are safe in {store.folder/"labels"}', store.folder/LABELS,
+        raise VQAError(f'was not updated ({getattr(error, "strerror", None) or error}). The labels are safe in '
+                       f'{store.folder/"labels"}', store.folder/LABELS,
                        remedy='Free some space, or wait for the other program, and save again.', exit_code=1) from None
     finally:
         if lock: lock.release()
 
+# %% ../../nbs/1_label/16_exported.ipynb #3fdd2813
 @locked
 def compact(store:OpenFolder) -> Path:
-    "Bring labels.jsonl up to date: one line per picture and question, of everything that is done. `VQAError` when it was not written"
+    """Bring labels.jsonl up to date: one line per picture and question, of everything that is done. `VQAError` when
+    it was not written"""
     writable(store)
     path = store.folder/LABELS
     with one_writer(store):
@@ -63,7 +66,8 @@ def compact(store:OpenFolder) -> Path:
 
 def _write(store, path:Path, lines:list[Record], source:dict, kept:list[Record]):
     content = b''.join(record.to_json().encode() + b'\n' for record in lines)
-    head = dict(sha256=hashlib.sha256(content).hexdigest(), made_from=source, kept=[record.to_json() for record in kept])
+    head = dict(sha256=hashlib.sha256(content).hexdigest(), made_from=source,
+                kept=[record.to_json() for record in kept])
     history, last = read_history(store.folder)
     if last != head['sha256']: write_history(store.folder, add_to_history(history, lines), head['sha256'])
     write_atomically(path, [content])

@@ -77,6 +77,7 @@ COMMANDS = (
     Command('last', 'last of the video', ('End',)),
 )
 
+# %% ../../nbs/1_label/05_keys.ipynb #3a04ed2c
 def key_map(
     schema:EventSchema,   # Names the events and phases
 ) -> dict[str, str]:      # Key to command; `event 2` is the third event, `phase 2` the second phase, `phase 0` none
@@ -91,7 +92,8 @@ def key_map(
     return keys | {'0': 'phase 0'}
 
 # %% ../../nbs/1_label/05_keys.ipynb #1f928ebd
-_NAMES = {'ArrowRight': '→', 'ArrowLeft': '←', 'ArrowDown': '↓', 'ArrowUp': '↑', 'Enter': '⏎', 'PageDown': 'PgDn', 'PageUp': 'PgUp'}
+_NAMES = {'ArrowRight': '→', 'ArrowLeft': '←', 'ArrowDown': '↓', 'ArrowUp': '↑', 'Enter': '⏎', 'PageDown': 'PgDn',
+          'PageUp': 'PgUp'}
 
 def key_name(key:str) -> str:
     "How a key is written on a keyboard: `Shift+f` is ⇧F"
@@ -120,18 +122,24 @@ def legend(schema:EventSchema) -> list[tuple[str, str]]:
 
 # %% ../../nbs/1_label/05_keys.ipynb #f91e43b9
 class Keyboard(anywidget.AnyWidget):
-    "Sends keys and clicks from the element with class `vqa-labeling` around it, one at a time, each with the picture it is for"
+    """Sends keys and clicks from the element with class `vqa-labeling` around it, one at a time, each with the
+    picture it is for"""
     _esm = (files('paligemma_vqa.labeling')/'keys.js').read_text(encoding='utf-8')
-    combos = traitlets.List(traitlets.Unicode()).tag(sync=True)        # Keys to listen to ('keys' is taken by ipywidgets)
-    repeating = traitlets.List(traitlets.Unicode(), ['ArrowRight', 'ArrowLeft', 'ArrowDown', 'ArrowUp', 'PageDown', 'PageUp',
+    # Keys to listen to ('keys' is taken by ipywidgets)
+    combos = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    repeating = traitlets.List(traitlets.Unicode(),
+                               ['ArrowRight', 'ArrowLeft', 'ArrowDown', 'ArrowUp', 'PageDown', 'PageUp',
                                                      'Shift+ArrowRight', 'Shift+ArrowLeft',
                                                      'Mod+ArrowRight', 'Mod+ArrowLeft']).tag(sync=True)
-    fields = traitlets.Dict().tag(sync=True)                           # Key to the selector of a text field that it goes to
-    local = traitlets.Dict().tag(sync=True)                            # Key to what the browser does by itself: `full_window`
+    # Key to the selector of a text field that it goes to
+    fields = traitlets.Dict().tag(sync=True)
+    # Key to what the browser does by itself: `full_window`
+    local = traitlets.Dict().tag(sync=True)
     item = traitlets.Unicode('').tag(sync=True)                        # The picture on screen
     stall_ms = traitlets.Int(600).tag(sync=True)                       # No answer for so long: keys are dropped, in red
 
-    on_played = staticmethod(lambda number: None)                      # Called with the number of a frame that is on screen
+    # Called with the number of a frame that is on screen
+    on_played = staticmethod(lambda number: None)
 
     def listen(self,
         keys:Mapping[str, str],                 # Key to command, see `key_map`

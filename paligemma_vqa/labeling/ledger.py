@@ -43,6 +43,7 @@ class Change:
     time: str                # UTC
     affected: int = 0        # Other pictures said or done already whose label changed, because a span runs through them
 
+# %% ../../nbs/1_label/01_ledger.ipynb #79183eba
 @dataclass(frozen=True)
 class Span:
     "One event in one phase over neighbouring frames"
@@ -67,7 +68,8 @@ def without_idle(changes:dict) -> dict:
 
 # %% ../../nbs/1_label/01_ledger.ipynb #84515c88
 def _text(value) -> bool: return value is None or isinstance(value, str)
-def _texts(value) -> bool: return value is None or isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+def _texts(value) -> bool:
+    return value is None or isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 def _line(value) -> bool:
     return (isinstance(value, dict) and isinstance(value.get('question'), str) and isinstance(value.get('answer'), str)
@@ -87,22 +89,27 @@ def _wrong_change(changes) -> str|None:
     if not isinstance(changes, dict): return 'the changes of a picture are no JSON object'
     for name, pair in changes.items():
         if name == 'events' and isinstance(pair, dict):
-            if not all(isinstance(two, list) and len(two) == 2 and _text(two[0]) and _text(two[1]) for two in pair.values()):
+            if not all(isinstance(two, list) and len(two) == 2 and _text(two[0]) and _text(two[1])
+                       for two in pair.values()):
                 return 'an event has no pair of phases'
         elif name not in FIELDS: return f"'{name}' is nothing that can be said of a picture"
-        elif not (isinstance(pair, list) and len(pair) == 2 and all(map(FIELDS[name], pair))): return f"the {name} cannot be read"
+        elif not (isinstance(pair, list) and len(pair) == 2 and all(map(FIELDS[name], pair))):
+            return f"the {name} cannot be read"
 
 _PLAIN = re.compile(r'\w[\w -]*(/\w[\w -]*)*(\.\w+)?').fullmatch
 
+# %% ../../nbs/1_label/01_ledger.ipynb #e70f7910
 def wrong_entry(
     entry,               # Whatever a line of JSON held
-    known:set[str],      # Pictures whose paths were looked at before; grows. A long journal names the same ones again and again
+    # Pictures whose paths were looked at before; grows. A long journal names the same ones again and again
+    known:set[str],
 ) -> str|None:           # None: nothing is
     "What is wrong with an entry of a journal"
     if not isinstance(entry, dict): return 'the line is not a JSON object'
     for key in ('do', 'time', 'items'):
         if key not in entry: return f'there is no "{key}"'
-    if not isinstance(entry['do'], str) or not isinstance(entry['time'], str): return 'the action or its time is not a text'
+    if not isinstance(entry['do'], str) or not isinstance(entry['time'], str):
+        return 'the action or its time is not a text'
     if not isinstance(entry['items'], dict): return 'the "items" are no JSON object'
     for item, changes in entry['items'].items():
         if item not in known:   # most names are plain, and need no closer look
@@ -114,7 +121,8 @@ def wrong_entry(
 class Keys:
     "Where events were set, and so what holds at every picture"
     def __init__(self,
-        place:Callable[[str], tuple[str|None, tuple]],  # Picture to its video (None: lone) and its place in it, which ends with the picture
+        # Picture to its video (None: lone) and its place in it, which ends with the picture
+        place:Callable[[str], tuple[str|None, tuple]],
     ):
         self.place = place
         self.at:dict[str, dict[str, str]] = {}     # picture → event → phase or `ENDS`
@@ -168,7 +176,8 @@ class Ledger(Keys):
         self.fields:dict[str, dict] = {}           # picture → note, source, settled, lines, said, dropped, time
         self.statuses:dict[str, str] = {}          # picture → status, of those that are not to do
         self.counts:Counter[str] = Counter()       # how many pictures have each of these
-        self.flagged:dict[str, bool] = {}          # the pictures marked for a second look, as keys, in the order of marking
+        # the pictures marked for a second look, as keys, in the order of marking
+        self.flagged:dict[str, bool] = {}
         self.undoable, self.redoable = deque(maxlen=undo_depth), deque(maxlen=undo_depth)
 
     def apply(self, entry:dict) -> None:
@@ -259,6 +268,7 @@ def final_annotation(ledger:Ledger, item:str, schema:EventSchema) -> Annotation:
     if settled is None: return annotation_at(ledger, item, schema)
     return {event: settled[event] for event in schema.events if settled.get(event) in schema.phases}
 
+# %% ../../nbs/1_label/01_ledger.ipynb #ed881463
 def records_of(
     item:str,
     annotator:str,

@@ -51,27 +51,33 @@ def told(path:Path, refused:list[tuple[int, str]]) -> list[str]:
 class OpenFolder:
     "A dataset folder opened for labeling by one annotator"
     def __init__(self,
-        folder:str|Path,                    # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
+        # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
+        folder:str|Path,
         annotator:str,                      # Whose labels these are; names the journal
         schema:EventSchema|None=None,       # None: the folder's `schema.json`, or the default
-        questions:Sequence[str]|None=None,  # Template names of the schema or whole questions, a line each; None: the schema's first
+        # Template names of the schema or whole questions, a line each; None: the schema's first
+        questions:Sequence[str]|None=None,
         answer_format:str|None=None,        # One of the schema's; None: the first
         spans:bool=True,                    # False: every picture stands alone although its name shows a video
         read_only:bool=False,               # Look, and take no lock
         wait_s:float=0,                     # How long to wait for another process that writes as the same annotator
     ):
         self.folder, self.annotator, self.read_only = Path(folder), annotator, read_only
-        if not self.folder.is_dir(): raise VQAError('no such folder', folder, remedy='Make it and put pictures into images/.')
+        if not self.folder.is_dir():
+            raise VQAError('no such folder', folder, remedy='Make it and put pictures into images/.')
         if not re.fullmatch(r'[^\W_][\w. @-]*', annotator):
             raise VQAError(f"'{annotator}' cannot name a file", remedy='Use letters, digits and single dashes.')
         self.schema, self.answer_format = schema or load_schema(folder), answer_format
         self.questions = tuple(questions or (self.schema.question_template,))
         self.pictures, self.missing = Pictures(folder, spans), set()
-        self.notices, self.mutex, self.current = [], RLock(), None   # what to tell; the lock; the action being put together
-        self.head, self.kept = {}, []                                # of labels.jsonl: what was noted of it, lines that stay as they are
+        # what to tell; the lock; the action being put together
+        self.notices, self.mutex, self.current = [], RLock(), None
+        # of labels.jsonl: what was noted of it, lines that stay as they are
+        self.head, self.kept = {}, []
         self.ledgers, self.read_to = {annotator: Ledger(self.pictures.place)}, {}
         self.journal, refused = None, []
-        if not read_only: self.journal = Journal(self.log(annotator), entry_user(annotator, self.ledger), wait_s, refused)
+        if not read_only:
+            self.journal = Journal(self.log(annotator), entry_user(annotator, self.ledger), wait_s, refused)
         self.notices += told(self.log(annotator), refused)
 
     def log(self, annotator:str) -> Path:
@@ -103,7 +109,8 @@ def about_pictures(store:OpenFolder) -> list[str]:
     dangling = [path for path in beside if not os.path.exists(store.folder/path)]
     if dangling: said.append(f'{len(dangling)} links in {images} lead nowhere: {_some(dangling)}.')
     if others := [path for path in beside if path not in set(dangling)]:
-        said.append(f'{len(others)} files in {images} are left out, since they are no pictures that can be opened here: {_some(others)}.')
+        said.append(f'{len(others)} files in {images} are left out, since they are no pictures that can be opened '
+                    f'here: {_some(others)}.')
     heif = [item for item in pictures.items if item.lower().endswith(('.heic', '.heif'))]
     if heif and find_spec('pillow_heif') is None:
         said.append(f'{len(heif)} pictures are HEIC and cannot be shown. Run pip install "paligemma_vqa[heif]".')
@@ -142,6 +149,7 @@ def _read_on(store, path, refused):
         file.seek(max(0, end - 64))
         store.read_to[name] = end, status.st_ino, file.read(min(64, end))
 
+# %% ../../nbs/1_label/12_opened.ipynb #8664d3a6
 @locked
 def scan(store:OpenFolder) -> None:
     "List the pictures, those of `images/` and those that labels name"
@@ -155,11 +163,14 @@ def look_around(store:OpenFolder) -> None:
     for ledger in store.ledgers.values():
         for item, fields in ledger.fields.items():
             for line in fields.get('lines', ()):
-                with suppress(VQAError): store.pictures.learn(item, line['extra'])   # its picture is where its name says
+                # its picture is where its name says
+                with suppress(VQAError): store.pictures.learn(item, line['extra'])
     try: store.pictures.read_frames()
     except VQAError as error: store.notices.append(str(error))
     scan(store)
     store.notices += about_pictures(store)
-    names = {name for ledger in store.ledgers.values() for event, phases in ledger.names.items() for name in [event, *phases - {ENDS}]}
+    names = {name for ledger in store.ledgers.values() for event,
+             phases in ledger.names.items() for name in [event, *phases - {ENDS}]}
     if unknown := sorted(names - {*store.schema.events, *store.schema.phases}):
-        store.notices.append(f"The journals use names that the schema lacks ({', '.join(unknown)}); labels with them are left out.")
+        store.notices.append(f"The journals use names that the schema lacks ({', '.join(unknown)}); labels with them "
+                             f"are left out.")

@@ -48,5 +48,6 @@ def disagreeing_first(
     for picture, annotation in human.items():
         if picture not in probabilities: continue
         codes = schema.codes(annotation)
-        if tuple(np.argmax(probabilities[picture], axis=-1)) != codes: found[picture] = surprise(probabilities[picture], codes)
+        if tuple(np.argmax(probabilities[picture], axis=-1)) != codes:
+            found[picture] = surprise(probabilities[picture], codes)
     return sorted(found, key=lambda i: (-found[i], i))

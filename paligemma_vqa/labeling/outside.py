@@ -31,7 +31,8 @@ def by_picture(records:Iterable[Record]) -> dict[str, dict[str, Record]]:
     return found
 
 # %% ../../nbs/1_label/15_outside.ipynb #3457e8d2
-History = dict[str, dict[str, list[str]]]   # picture → question → digests of its line, the latest last, `ABSENT` when it was left out
+# picture → question → digests of its line, the latest last, `ABSENT` when it was left out
+History = dict[str, dict[str, list[str]]]
 
 def exported_path(folder:str|Path) -> Path:
     "Where the digests are"
@@ -45,7 +46,8 @@ def read_head(folder:str|Path) -> dict:
     return head if is_ours and all(isinstance(line, str) for line in head.get('kept', [])) else {}
 
 def read_history(folder:str|Path) -> tuple[History, str|None]:
-    "What was written to labels.jsonl so far, and the SHA-256 of the file that was written last; nothing when it cannot be read"
+    """What was written to labels.jsonl so far, and the SHA-256 of the file that was written last; nothing when it
+    cannot be read"""
     try:
         values = json.loads(exported_path(folder).read_bytes())
         questions = values['questions']
@@ -53,6 +55,7 @@ def read_history(folder:str|Path) -> tuple[History, str|None]:
                 for image, lines in values['lines'].items()}, values['sha256']
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError): return {}, None
 
+# %% ../../nbs/1_label/15_outside.ipynb #0fc1535f
 def add_to_history(history:History, records:Iterable[Record], most:int=20) -> History:
     "The history with one more writing of labels.jsonl; of each line the latest `most` versions"
     found = by_picture(records)
@@ -65,25 +68,34 @@ def add_to_history(history:History, records:Iterable[Record], most:int=20) -> Hi
 
 def write_history(folder:str|Path, history:History, sha256:str) -> None:
     "Before labels.jsonl itself: a crash in between leaves a file that is known all the same"
-    questions = {question: str(number) for number, question in enumerate(dict.fromkeys(q for lines in history.values() for q in lines))}
-    lines = {image: {questions[question]: ' '.join(digests) for question, digests in past.items()} for image, past in history.items()}
-    write_atomically(exported_path(folder), [json.dumps(dict(sha256=sha256, questions=list(questions), lines=lines)).encode()])
+    questions = {question: str(number) for number,
+                 question in enumerate(dict.fromkeys(q for lines in history.values() for q in lines))}
+    lines = {image: {questions[question]: ' '.join(digests) for question, digests in past.items()} for image,
+             past in history.items()}
+    write_atomically(exported_path(folder), [json.dumps(dict(sha256=sha256, questions=list(questions),
+                                                             lines=lines)).encode()])
 
 # %% ../../nbs/1_label/15_outside.ipynb #231ae149
 @dataclass
 class Outside:
     "What other programs did to labels.jsonl, and what is to become of it"
-    take: dict[str, tuple[Annotation, list[Record]]] = field(default_factory=dict)   # Picture to its label and its lines
-    drop: dict[str, list[str]] = field(default_factory=dict)                         # Picture to the questions whose lines were deleted
-    keep: list[Record] = field(default_factory=list)                                 # Lines that stay as they are: not readable here
-    aside: list[tuple[Record, str]] = field(default_factory=list)                    # Not taken, and why; what is here counts
+    # Picture to its label and its lines
+    take: dict[str, tuple[Annotation, list[Record]]] = field(default_factory=dict)
+    # Picture to the questions whose lines were deleted
+    drop: dict[str, list[str]] = field(default_factory=dict)
+    # Lines that stay as they are: not readable here
+    keep: list[Record] = field(default_factory=list)
+    # Not taken, and why; what is here counts
+    aside: list[tuple[Record, str]] = field(default_factory=list)
 
+# %% ../../nbs/1_label/15_outside.ipynb #58177982
 def compare(
     their:Mapping[str, Mapping[str, Record]],   # The lines in the file
     our:Mapping[str, Mapping[str, Record]],     # The lines that would be written now
     history:History,                            # The lines that were written before
     schema:EventSchema,
-    is_whole:bool=True,                         # False: the file is damaged, so what is missing was not deleted by anybody
+    # False: the file is damaged, so what is missing was not deleted by anybody
+    is_whole:bool=True,
     kept:frozenset[str]=frozenset(),            # Digests of lines that stayed as they were so far
     dropped:frozenset[str]=frozenset(),         # Digests of lines that were deleted outside; they may come back
     is_ours:Callable[[Record], bool]=lambda line: False,   # Where there is no history: did we write this line once?
@@ -105,9 +117,11 @@ def compare(
             elif question not in mine and digest(line) in kept: found.keep.append(line)
         if new: _sort_new(found, image, new, mine, read)
         for question in mine.keys() - lines.keys():
-            if is_whole and past.get(question, [ABSENT])[-1] == digest(mine[question]): found.drop.setdefault(image, []).append(question)
+            if is_whole and past.get(question, [ABSENT])[-1] == digest(mine[question]):
+                found.drop.setdefault(image, []).append(question)
     return found
 
+# %% ../../nbs/1_label/15_outside.ipynb #e0d7fef0
 def _look_at(line, mine, past, dropped, is_ours) -> str:
     "'new' when it is to be taken, '' when there is nothing to do, else why it is not taken"
     now, here = digest(line), digest(mine) if mine else ABSENT
@@ -119,12 +133,15 @@ def _look_at(line, mine, past, dropped, is_ours) -> str:
 def _sort_new(found, image, new, mine, read):
     "New lines of one picture are taken when they can be read and agree with one another and with those that stay"
     whole = {question: line for question, line in new.items() if read(line.answer) is not None}
-    said = [read(line.answer) for line in [*whole.values(), *(mine[q] for q in mine.keys() - whole.keys() - new.keys())]]
+    said = [read(line.answer) for line in [*whole.values(),
+                                           *(mine[q] for q in mine.keys() - whole.keys() - new.keys())]]
     agree = all(annotation == said[0] for annotation in said)
     for question, line in new.items():
         if question in whole and agree: continue
         if question not in mine: found.keep.append(line)   # a lint finding, and not ours to decide
-        else: found.aside.append((line, 'it contradicts the other lines of its picture' if question in whole else 'it cannot be read under this schema'))
+        else:
+            found.aside.append((line, 'it contradicts the other lines of its picture' if question in whole
+                                else 'it cannot be read under this schema'))
     if whole and agree: found.take[image] = said[0], [*{**mine, **whole}.values()]
 
 # %% ../../nbs/1_label/15_outside.ipynb #3e4cc431
@@ -156,12 +173,17 @@ def changes_of(store:OpenFolder, found:Outside, our:Mapping[str, Mapping[str, Re
     own, chosen, changes = store.ledger, choose(store.ledgers), {}
     for image, (annotation, lines) in found.take.items():
         name, keys, fields = chosen.get(image, (None, None))[0], own.at.get(image, {}), own.fields.get(image, {})
-        new = dict(lines=[dict(question=line.question, answer=line.answer, extra=line.extra) for line in lines], dropped=None)
-        if name != store.annotator or not all(_adds_only(line, our.get(image, {}).get(line.question)) for line in lines): new['source'] = 'imported'
-        if any('settled' in ledger.fields.get(image, {}) for ledger in store.ledgers.values()): new['settled'] = annotation
+        new = dict(lines=[dict(question=line.question, answer=line.answer, extra=line.extra) for line in lines],
+                   dropped=None)
+        if name != store.annotator or not all(_adds_only(line, our.get(image, {}).get(line.question))
+                                              for line in lines):
+            new['source'] = 'imported'
+        if any('settled' in ledger.fields.get(image, {}) for ledger in store.ledgers.values()):
+            new['settled'] = annotation
         events = {event: [keys.get(event), annotation.get(event, ENDS)] for event in store.schema.events}
         if new.get('source') is None: events = {}
-        changes[image] = dict(events=events, status=[own.statuses.get(image), 'done'], **{key: [fields.get(key), value] for key, value in new.items()})
+        changes[image] = dict(events=events, status=[own.statuses.get(image), 'done'],
+                              **{key: [fields.get(key), value] for key, value in new.items()})
     _only_here(store, changes)
     for image, questions in found.drop.items():
         fields = own.fields.get(image, {})
@@ -173,8 +195,10 @@ def changes_of(store:OpenFolder, found:Outside, our:Mapping[str, Mapping[str, Re
 
 def _adds_only(line:Record, mine:Record|None) -> bool:
     "Does the line say what ours says, and something more?"
-    return mine is not None and line.answer == mine.answer and all(line.extra.get(key) == value for key, value in mine.extra.items() if key != 'created_at')
+    return (mine is not None and line.answer == mine.answer
+            and all(line.extra.get(key) == value for key, value in mine.extra.items() if key != 'created_at'))
 
+# %% ../../nbs/1_label/15_outside.ipynb #c03b1520
 def _only_here(store, changes):
     "Keep the frames after those in `changes` as they are"
     for image in list(changes):
@@ -186,7 +210,8 @@ def _only_here(store, changes):
         for event, (_, new) in changes[image]['events'].items():
             if event in store.ledger.at.get(after, {}): continue
             held = phase_at(store.ledger, after, event)
-            if held != (new or None): changes.setdefault(after, {}).setdefault('events', {})[event] = [None, held or ENDS]
+            if held != (new or None):
+                changes.setdefault(after, {}).setdefault('events', {})[event] = [None, held or ENDS]
 
 # %% ../../nbs/1_label/15_outside.ipynb #37432ed8
 def take_outside(store:OpenFolder) -> bool:
@@ -206,13 +231,15 @@ def take_outside(store:OpenFolder) -> bool:
     our = by_picture(records(store))
     kept = frozenset(map(digest, store.kept))
     dropped = frozenset(mark.split()[0] for marks in dropped_marks(store).values() for mark in marks)
-    found = compare(by_picture(their), our, history, store.schema, bool(content.strip()) and not wrong and last == store.head.get('sha256'),
+    found = compare(by_picture(their), our, history, store.schema,
+                    bool(content.strip()) and not wrong and last == store.head.get('sha256'),
                     kept, dropped, (lambda line: False) if last else journal_marks(store))
     items, store.kept, store.head = changes_of(store, found, our), found.keep, {}
     _tell(store, path, content, their, found, wrong)
     _import(store, items)
     return bool(items)
 
+# %% ../../nbs/1_label/15_outside.ipynb #f591cef1
 def _was_removed(store) -> bool:
     store.kept = []
     if store.head.get('sha256'):
@@ -221,7 +248,8 @@ def _was_removed(store) -> bool:
     return False
 
 def _was_interrupted(store, path, history) -> bool:
-    "The program ended after labels.jsonl was written and before that was noted: the lines are ours, those that the schema cannot read as well"
+    """The program ended after labels.jsonl was written and before that was noted: the lines are ours, those that
+    the schema cannot read as well"""
     def is_kept(record):
         try: return store.schema.parse(record.answer) is None
         except VQAError: return True
@@ -229,22 +257,28 @@ def _was_interrupted(store, path, history) -> bool:
     return False
 
 def _import(store, items):
-    names, latest = list(items), max((fields.get('time', '') for ledger in store.ledgers.values() for fields in ledger.fields.values()), default='')
+    names, latest = list(items), max((fields.get('time', '') for ledger in store.ledgers.values()
+                                      for fields in ledger.fields.values()), default='')
     for start in range(0, len(names), 1000):   # not all in one line: a damaged line costs what is in it
         batch = {item: items[item] for item in names[start:start + 1000]}
         store.ledger.apply(append(store, dict(do='import', source='imported', time=max(now(), latest), items=batch)))
 
 # %% ../../nbs/1_label/15_outside.ipynb #f2f84fec
 def _tell(store, path, content, their, found, wrong):
-    if found.keep: store.notices.append(f'{len(found.keep)} lines of {path} cannot be read under this schema; they stay as they are.')
+    if found.keep:
+        store.notices.append(f'{len(found.keep)} lines of {path} cannot be read under this schema; they stay as they '
+                             f'are.')
     if not (found.take or found.drop or found.aside or wrong): return
     backup = store.folder/'labels'/f'labels-{hashlib.sha256(content).hexdigest()[:12]}.bak'
     if not store.read_only and not backup.exists(): write_atomically(backup, [content])
     said = []
     if found.take: said.append(f'{len(found.take)} labels of {path} were made outside and taken over')
     if found.drop: said.append(f'{len(found.drop)} pictures whose lines were deleted from {path} are left out')
-    for count, (number, why) in ((len(found.aside), _first_aside(path, found)), (len(wrong), wrong[0] if wrong else (0, ''))):
-        if count: said.append(f'{path}:{number} was not taken, {why}' + (f' (and {count - 1} more)' if count > 1 else '') + '; the labels of the journals count')
+    for count, (number, why) in ((len(found.aside), _first_aside(path, found)),
+                                 (len(wrong), wrong[0] if wrong else (0, ''))):
+        if count:
+            said.append(f'{path}:{number} was not taken, {why}' + (f' (and {count - 1} more)' if count > 1 else '')
+                        + '; the labels of the journals count')
     store.notices.append('; '.join(said) + f'. The file as it was is kept as {backup}.')
 
 def _first_aside(path, found) -> tuple[int, str]:

@@ -78,8 +78,10 @@ class Whereabouts:
         self.store, self.schema, self.order = store, store.schema, queue
         self.item, self.row = store.items[0], 0            # the picture on screen, the active event
         self.anchor:str|None = None                        # other end of the selected run; this end is on screen
-        self.statuses = {item: status for item in store.items if (status := store.status(item)) != 'todo'}   # kept up to date: counting 100,000 takes a while
-        self.lone = store.items[:len(store.items) - sum(map(len, store.videos.values()))]   # they come before the videos
+        # kept up to date: counting 100,000 takes a while
+        self.statuses = {item: status for item in store.items if (status := store.status(item)) != 'todo'}
+        # they come before the videos
+        self.lone = store.items[:len(store.items) - sum(map(len, store.videos.values()))]
         self._places, self._are_videos, self._hold = {}, {}, None
 
     @property
@@ -134,26 +136,34 @@ class LabelingSession(Whereabouts):
     "What is on screen, what the model says about it, and what is said to the annotator; change it with `do`"
     def __init__(self,
         store:LabelStore,              # Where labels go
-        predictor=None,                # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1], or an adapter's folder
+        # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1], or an adapter's
+        # folder
+        predictor=None,
         predictor_name:str='model',    # Stands in the record of every accepted suggestion
-        queue:str|None=None,           # One of `QUEUES`; None: `asked` while there are such pictures without a label, else `time`
+        # One of `QUEUES`; None: `asked` while there are such pictures without a label, else `time`
+        queue:str|None=None,
         seed:int=0,                    # For the random orders
         pool:int=200,                  # Pictures the model looks at to find uncertain ones
         pause_s:float=2.0,             # labels.jsonl is rewritten after so long without a key
     ):
         if not store.items:
-            raise VQAError('there is no picture to label', store.folder, remedy='Put pictures into images/, or extract frames from a video.')
+            raise VQAError('there is no picture to label', store.folder,
+                           remedy='Put pictures into images/, or extract frames from a video.')
         super().__init__(store, Queue('time'))
         self.predictor_name, self.seed, self.pool, self.pause_s = predictor_name, seed, pool, pause_s
-        self.on_change:Callable[[], None] = lambda: None   # called from other threads: suggestions came, labels.jsonl was written
+        # called from other threads: suggestions came, labels.jsonl was written
+        self.on_change:Callable[[], None] = lambda: None
         self.lock = threading.RLock()                      # keys, suggestions and the pause come from different threads
         self.intervals:dict[str, tuple[str, str]] = {}     # open ones: event to first picture and phase
         self.differing:dict = {}                           # in a review: picture to the disagreement on it
         self.is_zoomed, self.is_hidden, self.has_told_hold = False, False, False
-        self.offers:dict[str, tuple[str, list[tuple[str, str]]]] = {}   # questions that wait for an answer: text, and (command, button) each
+        # questions that wait for an answer: text, and (command, button) each
+        self.offers:dict[str, tuple[str, list[tuple[str, str]]]] = {}
         self.say(' '.join(store.notices))
-        self.saved_at, self.is_saved = '', True            # clock time of the last label on the disk; False after one that is not
-        self.questions = {name: self.schema.question(name) for name in self.schema.questions}   # to choose from: name to text
+        # clock time of the last label on the disk; False after one that is not
+        self.saved_at, self.is_saved = '', True
+        # to choose from: name to text
+        self.questions = {name: self.schema.question(name) for name in self.schema.questions}
         self.questions |= {text: text for text in store.questions if text not in self.questions}
         self._pause:threading.Timer|None = None
         self.model = LaterPredictor(predictor) if isinstance(predictor, (str, Path)) else predictor
@@ -202,7 +212,8 @@ def pause(session:LabelingSession) -> None:
 def save(session:LabelingSession) -> None:
     "Bring labels.jsonl up to date"
     try: session.store.compact()
-    except (VQAError, OSError) as error: session.say(f'labels.jsonl is not up to date. {error}', True, lambda: session.store.unsaved)
+    except (VQAError, OSError) as error:
+        session.say(f'labels.jsonl is not up to date. {error}', True, lambda: session.store.unsaved)
     session.on_change()
 
 def close(session:LabelingSession) -> None:
@@ -218,7 +229,8 @@ def asked(session:LabelingSession) -> list[str]:
     return [item for item in read_queue(session.store.folder) if item in items and item not in session.statuses]
 
 def use_queue(session:LabelingSession, name:str) -> None:
-    "Change the order in which pictures come up, and go to the first that is not labeled; `VQAError` for one that there is not"
+    """Change the order in which pictures come up, and go to the first that is not labeled; `VQAError` for one that
+    there is not"""
     if name not in QUEUES: raise VQAError(f"no queue '{name}'", remedy=f"There is {', '.join(QUEUES)}.")
     if name in ('uncertain', 'disagreement') and session.suggestions is None:
         raise VQAError(f"the queue '{QUEUES[name]}' needs a model", remedy='Pass one as predictor=….')
@@ -231,13 +243,15 @@ def use_queue(session:LabelingSession, name:str) -> None:
         session.differing = {found.item: found for found in disagreements(session.store)}
         session.order.fill(list(session.differing))
     else:
-        session.order.watched = shuffle.sample(todo, min(session.pool, len(todo))) if name == 'uncertain' else session.labeled()
+        session.order.watched = (shuffle.sample(todo, min(session.pool, len(todo))) if name == 'uncertain'
+                                 else session.labeled())
         session.order.others = shuffle.sample(todo, min(session.pool, len(todo)))
         rank(session)
     first = next((i for i, item in enumerate(session.queue) if name == 'review' or session.status(item) == 'todo'), 0)
     if session.queue: show(session, session.queue[first])
     else: look_ahead(session)
 
+# %% ../../nbs/1_label/07_session.ipynb #f51c8c27
 def show(session:LabelingSession, item:str, keep_run:bool=False) -> None:
     "Put a picture on screen"
     if not keep_run or session.store.video(item) != session.store.video(session.item): session.anchor = None
@@ -249,7 +263,8 @@ def show(session:LabelingSession, item:str, keep_run:bool=False) -> None:
 
 def to_settle(session:LabelingSession) -> list[str]:
     "The pictures of a review that nobody has decided yet"
-    return [item for item in session.queue if session.store.settled(item) is None] if session.queue_name == 'review' else []
+    return ([item for item in session.queue if session.store.settled(item) is None] if session.queue_name == 'review'
+            else [])
 
 # %% ../../nbs/1_label/07_session.ipynb #1301054e
 def look_ahead(session:LabelingSession) -> None:
@@ -267,14 +282,17 @@ def rank(session:LabelingSession) -> None:
     number = {item: i for i, item in enumerate(store.items) if item in known or item in others}
     if order.name == 'uncertain':
         unsure = {number[item]: float(uncertainty(found.probabilities)) for item, found in known.items()}
-        ranked = uncertain_first(unsure, [number[item] for item in order.others if item not in known], seed=session.seed)
+        ranked = uncertain_first(unsure, [number[item] for item in order.others if item not in known],
+                                 seed=session.seed)
     else:
         human = {number[item]: store.annotation(item) for item in known}
-        ranked = disagreeing_first(session.schema, human, {number[item]: found.probabilities for item, found in known.items()})
+        ranked = disagreeing_first(session.schema, human,
+                                   {number[item]: found.probabilities for item, found in known.items()})
     position = order.position
     order.fill([*seen, *(item for i in ranked if (item := store.items[i]) not in passed)])
     order.position = min(position, max(len(order.items) - 1, 0))
 
+# %% ../../nbs/1_label/07_session.ipynb #1dbaa803
 def looking(session:LabelingSession) -> str:
     "What the model is doing, in words; '' when it rests"
     if session.suggestions is None: return ''
@@ -309,16 +327,21 @@ def ask_about_intervals(session:LabelingSession) -> None:
     except (OSError, ValueError): return
     if not isinstance(found, dict): return
     known = {event: (item, phase) for event, (item, phase) in found.items()
-             if event in session.schema.events and phase in session.schema.phases and item in session.store.pictures.numbers}
+             if event in session.schema.events and phase in session.schema.phases
+             and item in session.store.pictures.numbers}
     if not known: return
     text = ', '.join(f'{event} {phase} since {Path(item).stem}' for event, (item, phase) in known.items())
     session.reopened = known
-    session.offers['intervals'] = f'Open when the tool stopped: {text}.', [('resume_intervals', 'Go on'), ('drop_intervals', 'Drop')]
+    session.offers['intervals'] = f'Open when the tool stopped: {text}.', [('resume_intervals', 'Go on'),
+                                                                           ('drop_intervals', 'Drop')]
 
+# %% ../../nbs/1_label/07_session.ipynb #3b856981
 def look_for_new(session:LabelingSession) -> int:
     "Offer the pictures that are in the folder and not in the session; returns how many"
     known = session.store.pictures.numbers
     count = sum(item not in known for item in list_pictures(session.store.folder))
-    if count: session.offers['new'] = f'{count:,} new picture{"s" * (count > 1)} in the folder.', [('take_new', 'Take them in')]
+    if count:
+        session.offers['new'] = f'{count:,} new picture{"s" * (count > 1)} in the folder.', [('take_new',
+                                                                                              'Take them in')]
     else: session.offers.pop('new', None)
     return count

@@ -16,10 +16,12 @@ from ..schema import EventSchema
 class LabelStore(opened.OpenFolder):
     "A dataset folder opened for labeling by one annotator. `VQAError` when it cannot be, with the remedy"
     def __init__(self,
-        folder:str|Path,                    # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
+        # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
+        folder:str|Path,
         annotator:str,                      # Whose labels these are; names the journal
         schema:EventSchema|None=None,       # None: the folder's `schema.json`, or the default
-        questions:Sequence[str]|None=None,  # Template names of the schema or whole questions, a line each; None: the schema's first
+        # Template names of the schema or whole questions, a line each; None: the schema's first
+        questions:Sequence[str]|None=None,
         answer_format:str|None=None,        # One of the schema's; None: the first
         spans:bool=True,                    # False: every picture stands alone although its name shows a video
         read_only:bool=False,               # Look, and take no lock
@@ -36,7 +38,8 @@ class LabelStore(opened.OpenFolder):
     # The pictures
     items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
     videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
-    def video(self, item:str) -> str|None: return self.pictures.place(item)[0]   # along which spans hold; None for a lone picture
+    # along which spans hold; None for a lone picture
+    def video(self, item:str) -> str|None: return self.pictures.place(item)[0]
     def info(self, item:str) -> dict: return self.pictures.info(item)
     def neighbour(self, item:str, step:int) -> str|None: return self.pictures.neighbour(item, step)
     def image_path(self, item:str) -> Path: return self.folder/item
@@ -60,7 +63,8 @@ class LabelStore(opened.OpenFolder):
     compact, unsaved = exported.compact, property(exported.unsaved)
 
     def close(self) -> None:
-        "Bring labels.jsonl up to date and give the journal back; a second time does nothing. `VQAError` when it was not written"
+        """Bring labels.jsonl up to date and give the journal back; a second time does nothing. `VQAError` when it
+        was not written"""
         if self.read_only or self.closed: return
         with self.mutex:
             try:

@@ -30,7 +30,8 @@ HOME = files('paligemma_vqa.labeling')
 
 @lru_cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(str(HOME/'templates')), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(loader=FileSystemLoader(str(HOME/'templates')), autoescape=True, trim_blocks=True,
+                       lstrip_blocks=True)
 
 def fill(template:str, **values) -> str:
     "A file of `templates/` with values in it, each of them escaped"
@@ -53,37 +54,48 @@ def _cell(session, row, code, state, found, said) -> dict:
     share = found.probabilities[row][code] if found else 0
     is_held = is_on and event not in state['explicit'] and not state['done']
     style = ''
-    if is_on and phase: style = f'border-color:{color};box-shadow:inset 0 0 0 2px {color}' if is_held else f'background:{color};color:{ink(color)};border-color:{color}'
+    if is_on and phase:
+        style = (f'border-color:{color};box-shadow:inset 0 0 0 2px {color}' if is_held
+                 else f'background:{color};color:{ink(color)};border-color:{color}')
     key, is_many = state['keys'].get(f'phase {code}', ''), len(schema.phases) > 6
     text = (key or str(code)) if phase and is_many else phase or '–'
-    return dict(is_on=is_on, is_held=is_held, style=style, text=text, key=key if phase and key != text and not is_many else '',
+    return dict(is_on=is_on, is_held=is_held, style=style, text=text,
+                key=key if phase and key != text and not is_many else '',
                 title=f'{event}, {phase or "not visible"}' + (f', model {share:.0%}' if found else ''),
-                share=f'{share:.0%}', bar=color if phase else 'currentColor', names=[name for name, theirs in said.items() if theirs.get(event) == phase])
+                share=f'{share:.0%}', bar=color if phase else 'currentColor',
+                names=[name for name, theirs in said.items() if theirs.get(event) == phase])
 
 def _side(session, row, state, found) -> dict:
     "What stands at the end of an event's row: an open interval, or what the model says"
     event, phases = session.schema.events[row], session.schema.phases
-    if event in session.intervals: return dict(side='●', side_class='vqa-recording', side_title=f'an interval of {event} is open')
+    if event in session.intervals:
+        return dict(side='●', side_class='vqa-recording', side_title=f'an interval of {event} is open')
     if not found: return dict(side='', side_class='', side_title='')
     code = int(found.probabilities[row].argmax())
     said, share = phases[code - 1] if code else None, found.probabilities[row][code]
     return dict(side=f'{share:.0%}', side_class='vqa-same' if said == state['annotation'].get(event) else 'vqa-differs',
                 side_title=f'{session.predictor_name}: {said or "not visible"}, {share:.0%}')
 
+# %% ../../nbs/1_label/09_view.ipynb #62165da3
 def rows_html(session:LabelingSession) -> str:
     "One row per event: its key, its phases, what the model or the other annotators say"
     schema, store, found = session.schema, session.store, session.suggestion()
-    state = dict(annotation=session.annotation(), explicit=store.state(session.item).explicit, keys=command_keys(schema), open=set(open_events(session)),
+    state = dict(annotation=session.annotation(), explicit=store.state(session.item).explicit,
+                 keys=command_keys(schema), open=set(open_events(session)),
                  done=session.status(session.item) == 'done' or store.settled(session.item) is not None)
     said = {}
     if session.queue_name == 'review':
-        said = {name: theirs for name in store.annotators if (theirs := store.annotation_of(name, session.item)) is not None}
+        said = {name: theirs for name in store.annotators
+                if (theirs := store.annotation_of(name, session.item)) is not None}
     differing = session.differing[session.item].events if said and session.item in session.differing else ()
-    rows = [dict(event=event, index=row, color=color, ink=ink(color), key=state['keys'].get(f'event {row}', ''), is_active=row == session.row,
-                 is_open=event in state['open'], differs=event in differing, has_share=found is not None, **_side(session, row, state, found),
+    rows = [dict(event=event, index=row, color=color, ink=ink(color), key=state['keys'].get(f'event {row}', ''),
+                 is_active=row == session.row,
+                 is_open=event in state['open'], differs=event in differing, has_share=found is not None,
+                 **_side(session, row, state, found),
                  cells=[_cell(session, row, code, state, found, said) for code in range(len(schema.phases) + 1)])
             for row, (event, color) in enumerate(schema.colors.items())]
-    return fill('rows', rows=rows, phases=schema.phases, is_many=len(schema.phases) > 6, has_model=session.suggestions is not None)
+    return fill('rows', rows=rows, phases=schema.phases, is_many=len(schema.phases) > 6,
+                has_model=session.suggestions is not None)
 
 # %% ../../nbs/1_label/09_view.ipynb #63830d00
 def _at(start:int, stop:int, count:int, more:str='') -> str:
@@ -95,20 +107,24 @@ def _lanes(session) -> list[dict]:
     lanes = {event: [] for event in session.schema.events}
     for span in session.store.spans(video) if video else []:
         color, start, stop, row = colors[span.event], places[span.first], places[span.last], session.schema.events.index(span.event)
-        lanes[span.event].append(dict(style=_at(start, stop + 1, count, f'background:{color};color:{ink(color)}'), text=span.phase, classes='', span=f'{row} {start} {stop}'))
+        lanes[span.event].append(dict(style=_at(start, stop + 1, count, f'background:{color};color:{ink(color)}'),
+                                      text=span.phase, classes='', span=f'{row} {start} {stop}'))
     for event, (item, phase) in session.intervals.items():
         if item in places:
             start, stop = sorted((places[item], places[session.item]))
-            lanes[event].append(dict(style=_at(start, stop + 1, count, f'border-color:{colors[event]}'), text=phase, classes='vqa-open'))
+            lanes[event].append(dict(style=_at(start, stop + 1, count, f'border-color:{colors[event]}'), text=phase,
+                                     classes='vqa-open'))
     return [dict(event=event, blocks=blocks) for event, blocks in lanes.items()]
 
+# %% ../../nbs/1_label/09_view.ipynb #6b2e887d
 def timeline_html(session:LabelingSession, bins:int=300) -> str:
     "Lanes of spans over the current video, or of labeled pictures when they are lone"
     places, count = session.places, len(session.sequence)
     width = min(bins, count)
     states = [*session.statuses.items(), *((item, 'flagged') for item in session.store.flagged())]
     marked = sorted({(places[item] * width // count, status) for item, status in states if item in places})
-    known = sorted({-1, width, *(i for i, _ in marked)})   # between two of these nobody has looked: the spans there are only held
+    # between two of these nobody has looked: the spans there are only held
+    known = sorted({-1, width, *(i for i, _ in marked)})
     here, run = places[session.item], [places[item] for item in (session.run[0], session.run[-1])]
     return fill('timeline', lanes=_lanes(session), last=count - 1, has_names=len(session.schema.events) <= 12,
                 veils=[_at(a + 1, b, width) for a, b in zip(known, known[1:]) if b > a + 1],
@@ -120,46 +136,65 @@ def _thumbnail(session, pictures, place, run) -> dict|None:
     if not 0 <= place < len(session.sequence): return None
     item = session.sequence[place]
     shown, status, annotation = pictures.ready(item), session.status(item), session.annotation(item)
-    return dict(place=place, title=f'{item}, {status}', picture=base64.b64encode(shown.thumbnail).decode() if shown else '',
-                chips=[dict(color=color, ink=ink(color), phase=phase) for event, color in session.schema.colors.items() if (phase := annotation.get(event))],
-                classes=' '.join(['vqa-cell', f'vqa-{status}', *(['vqa-flagged'] if session.store.is_flagged(item) else []), *(['vqa-current'] if item == session.item else []), *(['vqa-chosen'] if item in run else [])]))
+    return dict(place=place, title=f'{item}, {status}',
+                picture=base64.b64encode(shown.thumbnail).decode() if shown else '',
+                chips=[dict(color=color, ink=ink(color), phase=phase) for event,
+                       color in session.schema.colors.items() if (phase := annotation.get(event))],
+                classes=' '.join(['vqa-cell', f'vqa-{status}',
+                                  *(['vqa-flagged'] if session.store.is_flagged(item) else []),
+                                  *(['vqa-current'] if item == session.item else []),
+                                  *(['vqa-chosen'] if item in run else [])]))
 
 def filmstrip_html(session:LabelingSession, pictures:Prepared, reach:int=5) -> str:
     "The pictures `reach` to both sides in the sequence"
     here, run = session.places[session.item], set(session.run) if session.anchor else set()
-    return fill('filmstrip', cells=[_thumbnail(session, pictures, place, run) for place in range(here - reach, here + reach + 1)])
+    return fill('filmstrip', cells=[_thumbnail(session, pictures, place, run)
+                                    for place in range(here - reach, here + reach + 1)])
 
 # %% ../../nbs/1_label/09_view.ipynb #cc677324
 STATUS_TEXTS = {'todo': 'not labeled', 'done': 'labeled', 'skipped': 'skipped', 'flagged': 'flagged'}
 
 def _saved(session) -> dict:
     store = session.store
-    if store.read_only: return dict(saved_state='readonly', saved_text='🔒 read only', saved_title='You can look, but not label.')
-    if not session.is_saved: return dict(saved_state='failed', saved_text='✗ last key NOT SAVED', saved_title='What you see is what is on the disk; the last key is not.')
-    title = 'Every label is on the disk. labels.jsonl ' + ('follows in a moment.' if store.unsaved else 'is up to date.')
+    if store.read_only:
+        return dict(saved_state='readonly', saved_text='🔒 read only', saved_title='You can look, but not label.')
+    if not session.is_saved:
+        return dict(saved_state='failed', saved_text='✗ last key NOT SAVED',
+                    saved_title='What you see is what is on the disk; the last key is not.')
+    title = ('Every label is on the disk. labels.jsonl '
+             + ('follows in a moment.' if store.unsaved else 'is up to date.'))
     return dict(saved_state='saved', saved_text=f'✓ saved {session.saved_at}', saved_title=title)
 
 def header_html(session:LabelingSession) -> str:
     "Whose labels these are, which picture this is, and whether everything is saved"
     store, info, status, left = session.store, session.store.info(session.item), session.status(session.item), open_events(session)
     is_settled, time_s = store.settled(session.item) is not None, info.get('time_s')
-    where = [f'frame {info.get("frame_index")}'] * bool(info.get('video')) + ([clock(time_s, 1)] if isinstance(time_s, (int, float)) else [])
+    where = ([f'frame {info.get("frame_index")}'] * bool(info.get('video'))
+             + ([clock(time_s, 1)] if isinstance(time_s, (int, float)) else []))
     is_begun = status == 'todo' and len(left) < len(session.schema.events)
-    return fill('header', annotator=store.annotator, item=session.item, name=info.get('video') or Path(session.item).name, where=' · '.join(where),
-                status=status, is_flagged=store.is_flagged(session.item), status_text=f'{len(left)} open' if is_begun and left else 'not finished' if is_begun else STATUS_TEXTS[status], settled=is_settled,
-                status_title=f'Nothing was said about {", ".join(left)}' if left else '', settled_by=settled_by(store, session.item) if is_settled else '', **_saved(session))
+    return fill('header', annotator=store.annotator, item=session.item,
+                name=info.get('video') or Path(session.item).name, where=' · '.join(where),
+                status=status, is_flagged=store.is_flagged(session.item),
+                status_text=f'{len(left)} open' if is_begun and left else 'not finished' if is_begun
+                else STATUS_TEXTS[status], settled=is_settled,
+                status_title=f'Nothing was said about {", ".join(left)}' if left else '',
+                settled_by=settled_by(store, session.item) if is_settled else '', **_saved(session))
 
+# %% ../../nbs/1_label/09_view.ipynb #d7c3015c
 def settled_by(store, item:str) -> str:
     "Who decided a disagreement last; '' when nobody did"
-    decisions = [(ledger.fields[item]['time'], name) for name, ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
+    decisions = [(ledger.fields[item]['time'], name) for name,
+                 ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
     return max(decisions)[1] if decisions else ''
 
 def progress_html(session:LabelingSession) -> str:
     "How many pictures are labeled, where in the queue this one is, what the model is doing"
     counts, total, order = Counter(session.statuses.values()), len(session.store.items), session.order
     counts['flagged'] = session.store.counts()['flagged']
-    texts = [f'{counts[status]:,} {STATUS_TEXTS[status]}' for status in ('done', 'skipped', 'flagged') if counts[status] or status == 'done']
-    if session.queue_name == 'review': place = f'{len(to_settle(session))} of {len(order.items)} to settle' if order.items else 'nothing to settle'
+    texts = [f'{counts[status]:,} {STATUS_TEXTS[status]}' for status in ('done', 'skipped', 'flagged') if counts[status]
+             or status == 'done']
+    if session.queue_name == 'review':
+        place = f'{len(to_settle(session))} of {len(order.items)} to settle' if order.items else 'nothing to settle'
     elif not order.items: place = 'nothing in this queue yet' if looking(session) else 'nothing in this queue'
     else: place = f'queue {order.place(session.item) + 1:,} of {len(order.items):,}'
     return fill('progress', counts=', '.join(texts), total=f'{total:,}', place=place, looking=looking(session),
@@ -170,27 +205,37 @@ def toolbar_html(session:LabelingSession) -> str:
     "The commands for the mouse, with their keys"
     keys, store, event, count = command_keys(session.schema), session.store, session.schema.events[session.row], len(session.run)
     def one(command, text, title='', disabled=False, classes=''):
-        return dict(command=command, text=text, key=keys.get(command, ''), title=title, disabled=disabled, classes=classes)
+        return dict(command=command, text=text, key=keys.get(command, ''), title=title, disabled=disabled,
+                    classes=classes)
     many = f' {count}' if count > 1 else ''
     buttons = [one('confirm', f'Confirm{many}', 'Right as shown; on to the next', classes='vqa-main')]
     if session.suggestions is not None:
-        buttons += [one('accept', f'Accept model{many}', 'Take the model’s suggestion over', session.suggestion() is None),
-                    one('hide', 'Show model' if session.is_hidden else 'Hide model', 'So that it does not lead the eye', classes='vqa-on' * session.is_hidden)]
+        buttons += [one('accept', f'Accept model{many}', 'Take the model’s suggestion over',
+                        session.suggestion() is None),
+                    one('hide', 'Show model' if session.is_hidden else 'Hide model', 'So that it does not lead the eye',
+                        classes='vqa-on' * session.is_hidden)]
     if session.queue_name == 'review':
-        buttons += [one(f'take {i}', f'As {name}', f'Settle it the way {name} labeled it', store.annotation_of(name, session.item) is None)
+        buttons += [one(f'take {i}', f'As {name}', f'Settle it the way {name} labeled it',
+                        store.annotation_of(name, session.item) is None)
                     for i, name in enumerate(store.annotators) if store.done_by(name)]
     buttons += [
-        one('back', 'Previous'), one('forward', 'Next'), one('same', 'Same', 'As in the picture before'), one('nothing', f'Nothing{many}', 'No event is visible'),
-        one('interval', 'Stop interval' if event in session.intervals else 'Interval', f'Start or stop an interval of {event}', classes='vqa-on' * (event in session.intervals)),
-        one('skip', f'Skip{many}'), one('flag', 'Unflag' if store.is_flagged(session.item) else 'Flag', 'For a second look', classes='vqa-on' * store.is_flagged(session.item)),
+        one('back', 'Previous'), one('forward', 'Next'), one('same', 'Same', 'As in the picture before'),
+        one('nothing', f'Nothing{many}', 'No event is visible'),
+        one('interval', 'Stop interval' if event in session.intervals else 'Interval',
+            f'Start or stop an interval of {event}', classes='vqa-on' * (event in session.intervals)),
+        one('skip', f'Skip{many}'), one('flag', 'Unflag' if store.is_flagged(session.item) else 'Flag',
+                                        'For a second look', classes='vqa-on' * store.is_flagged(session.item)),
         one('undo', 'Undo', disabled=not store.can_undo), one('redo', 'Redo', disabled=not store.can_redo),
-        one('zoom', 'Zoom', 'The magnifier follows the mouse', classes='vqa-on' * session.is_zoomed), one('unlabeled', 'Unlabeled', 'To the next picture that is not labeled'),
+        one('zoom', 'Zoom', 'The magnifier follows the mouse', classes='vqa-on' * session.is_zoomed),
+        one('unlabeled', 'Unlabeled', 'To the next picture that is not labeled'),
         one('next_change', 'Change', 'To the next picture whose label differs'), one('full_window', 'Full window')]
     return fill('toolbar', buttons=buttons)
 
+# %% ../../nbs/1_label/09_view.ipynb #2bb8650c
 def message_html(session:LabelingSession) -> str:
     "What the last command did, the selected run, and questions that wait for an answer"
-    return fill('message', message=session.message, is_alarm=session.is_alarm and session.message, offers=list(session.offers.values()),
+    return fill('message', message=session.message, is_alarm=session.is_alarm and session.message,
+                offers=list(session.offers.values()),
                 selected=f'{len(session.run)}' if session.anchor else '')
 
 # %% ../../nbs/1_label/09_view.ipynb #5e294271
@@ -198,15 +243,18 @@ def answer_html(session:LabelingSession) -> str:
     "The answer as it will be written, and the choice of its format"
     schema, annotation = session.schema, session.annotation()
     chosen = session.store.answer_format or schema.answer_format
-    formats = [dict(command=f'answer_in {i}', text=name, title=schema.render(annotation, name), classes='vqa-chip' + ' vqa-on' * (name == chosen))
+    formats = [dict(command=f'answer_in {i}', text=name, title=schema.render(annotation, name),
+                    classes='vqa-chip' + ' vqa-on' * (name == chosen))
                for i, name in enumerate(schema.answer_formats)]
     return fill('answer', formats=formats, answer=schema.render(annotation, chosen))
 
 def question_html(session:LabelingSession) -> str:
     "The questions to choose from, and the text that will be written"
     asked = session.store.questions
-    questions = [dict(command=f'ask {i}', text=name if name != text else 'own: ' + text.removeprefix(ANSWER_PREFIX)[:16] + '…', title=text,
-                      classes='vqa-chip' + ' vqa-on' * (name in asked)) for i, (name, text) in enumerate(session.questions.items())]
+    questions = [dict(command=f'ask {i}', text=name if name != text
+                      else 'own: ' + text.removeprefix(ANSWER_PREFIX)[:16] + '…', title=text,
+                      classes='vqa-chip' + ' vqa-on' * (name in asked)) for i,
+                      (name, text) in enumerate(session.questions.items())]
     return fill('question', questions=questions, more=len(asked) - 1, text=session.store.question(session.item))
 
 def legend_html(schema:EventSchema) -> str:
@@ -219,17 +267,21 @@ KAPPA_WORDS = ((0.81, 'almost perfect'), (0.61, 'substantial'), (0.41, 'moderate
 def kappa_words(kappa:float) -> str:
     "A κ in words; it is not defined when nobody ever said anything else"
     if kappa != kappa: return 'not to be told: everybody always said the same'
-    return next((word for least, word in KAPPA_WORDS if kappa >= least), 'worse than chance') + f' agreement (κ {kappa:.2f})'
+    return (next((word for least, word in KAPPA_WORDS if kappa >= least), 'worse than chance')
+            + f' agreement (κ {kappa:.2f})')
 
 def differing_html(session:LabelingSession) -> str:
     "The pictures of a review, those that are decided marked; '' when nothing is reviewed"
     if session.queue_name != 'review': return ''
     left = set(to_settle(session))
-    pictures = [dict(index=i, item=item, name=Path(item).stem, events=', '.join(session.differing[item].events), is_here=item == session.item, settled=item not in left)
+    pictures = [dict(index=i, item=item, name=Path(item).stem, events=', '.join(session.differing[item].events),
+                     is_here=item == session.item, settled=item not in left)
                 for i, item in enumerate(session.queue)]
-    words = 'No two annotators differ.' if not pictures else f'{len(left)} of {len(pictures)} to settle' if left else f'All {len(pictures)} settled.'
+    words = ('No two annotators differ.' if not pictures else f'{len(left)} of {len(pictures)} to settle' if left
+             else f'All {len(pictures)} settled.')
     return fill('differing', pictures=pictures, words=words)
 
+# %% ../../nbs/1_label/09_view.ipynb #c968369a
 def agreement_html(session:LabelingSession) -> str:
     "Cohen's kappa per event and phase, for every two annotators"
     store, schema, pairs = session.store, session.schema, []
@@ -237,7 +289,10 @@ def agreement_html(session:LabelingSession) -> str:
     names = [name for name in store.annotators if store.done_by(name)]
     for first, second in combinations(names, 2):
         found = agreement(store, first, second)
-        words = f'{found.same:,} of {found.items:,} pictures alike, {kappa_words(found.overall)}' if found.items else 'no picture that both have labeled'
-        rows = [(event, [show(found.per_event.get(event)), *(show(found.per_phase.get(event, {}).get(phase)) for phase in schema.phases)]) for event in schema.events]
+        words = (f'{found.same:,} of {found.items:,} pictures alike, {kappa_words(found.overall)}' if found.items
+                 else 'no picture that both have labeled')
+        rows = [(event, [show(found.per_event.get(event)),
+                         *(show(found.per_phase.get(event, {}).get(phase)) for phase in schema.phases)])
+                         for event in schema.events]
         pairs.append(dict(first=first, second=second, words=words, head=('κ', 'visible', *schema.phases), rows=rows))
     return fill('agreement', pairs=pairs)

@@ -19,7 +19,8 @@ from .commands import ask_own, attempt, do, note
 from .keys import Keyboard, key_map
 from .session import HOLD_TEXTS, QUEUES, LabelingSession, look_for_new, show
 from .store import LabelStore
-from .view import (agreement_html, answer_html, differing_html, filmstrip_html, header_html, legend_html, message_html,
+from .view import (agreement_html, answer_html, differing_html, filmstrip_html, header_html,
+                                         legend_html, message_html,
                                          progress_html, question_html, rows_html, style, timeline_html, toolbar_html)
 from ..schema import EventSchema, VQAError
 
@@ -33,7 +34,8 @@ def read_settings(folder:str|Path) -> dict:
     if not isinstance(found, dict): return {}
     questions, answer_format = found.get('questions'), found.get('answer_format')
     is_list = isinstance(questions, list) and questions and all(isinstance(text, str) for text in questions)
-    return ({'questions': questions} if is_list else {}) | ({'answer_format': answer_format} if isinstance(answer_format, str) else {})
+    return ({'questions': questions} if is_list else {}) | ({'answer_format': answer_format}
+                                                            if isinstance(answer_format, str) else {})
 
 def write_settings(store:LabelStore) -> None:
     "Keep the choice of questions and of the answer format"
@@ -42,39 +44,49 @@ def write_settings(store:LabelStore) -> None:
         write_atomically(settings_path(store.folder), [json.dumps(settings, ensure_ascii=False, indent=2).encode()])
 
 def open_store(folder:str|Path, annotator:str, **options) -> LabelStore:
-    "The folder, to label in, or only to look at when somebody else labels under this name; `VQAError` when neither is possible"
+    """The folder, to label in, or only to look at when somebody else labels under this name; `VQAError` when
+    neither is possible"""
     try: return LabelStore(folder, annotator, **options)
     except VQAError as busy:
-        store = LabelStore(folder, annotator, read_only=True, **options)   # raises again when the folder itself is the trouble
+        # raises again when the folder itself is the trouble
+        store = LabelStore(folder, annotator, read_only=True, **options)
         store.notices.append(f'You can look, but not label: {busy}')
         return store
 
 # %% ../../nbs/1_label/10_widget.ipynb #92fc79e2
-PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'message', 'timeline', 'filmstrip', 'answer', 'question', 'agreement', 'legend')
+PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'message', 'timeline', 'filmstrip', 'answer', 'question',
+         'agreement', 'legend')
 
 def _box(kind, children, name) -> widgets.Box:
     box = kind(children)
     box.add_class(name)
     return box
 
+# %% ../../nbs/1_label/10_widget.ipynb #68bee25f
 class Screen:
     "The widgets of the tool, empty"
     def __init__(self, session:LabelingSession, on_change:Callable):
         self.commands = commands = key_map(session.schema)
-        self.keyboard = Keyboard(combos=list(commands), fields={key: '.vqa-note input' for key, command in commands.items() if command == 'note'},
+        self.keyboard = Keyboard(combos=list(commands),
+                                 fields={key: '.vqa-note input' for key, command in commands.items()
+                                         if command == 'note'},
                                  local={key: command for key, command in commands.items() if command == 'full_window'})
         self.parts = {name: widgets.HTML() for name in PARTS}
         for name, part in self.parts.items(): part.add_class(f'vqa-{name}-box')
         self.image = widgets.Image(format='jpeg')
         self.picture = _box(widgets.Box, [self.image], 'vqa-picture')
-        self.queue_menu = widgets.Dropdown(options=[(text, name) for name, text in QUEUES.items()], value=session.queue_name, tooltip='Which picture comes next')
-        self.hold_menu = widgets.Dropdown(options=[(f'holds {text}' if name != 'item' else text, name) for name, text in HOLD_TEXTS.items()],
+        self.queue_menu = widgets.Dropdown(options=[(text, name) for name, text in QUEUES.items()],
+                                           value=session.queue_name, tooltip='Which picture comes next')
+        self.hold_menu = widgets.Dropdown(options=[(f'holds {text}' if name != 'item' else text, name) for name,
+                                                   text in HOLD_TEXTS.items()],
                                           value=session.hold, tooltip='How far a key press reaches')
         self.note = widgets.Text(placeholder='note about this picture', continuous_update=False)
         self.note.add_class('vqa-note')
-        self.question = widgets.Text(placeholder='add your own, with {events} and {phases}', continuous_update=False, layout=widgets.Layout(width='270px'))
+        self.question = widgets.Text(placeholder='add your own, with {events} and {phases}', continuous_update=False,
+                                     layout=widgets.Layout(width='270px'))
         self.queue_menu.observe(lambda change: on_change(lambda session: session.use_queue(change['new'])), 'value')
-        self.hold_menu.observe(lambda change: on_change(lambda session: setattr(session, 'hold', change['new'])), 'value')
+        self.hold_menu.observe(lambda change: on_change(lambda session: setattr(session, 'hold', change['new'])),
+                               'value')
         self.note.observe(lambda change: on_change(lambda session: note(session, change['new'])), 'value')
         self.question.observe(lambda change: on_change(lambda session: ask_own(session, change['new'])), 'value')
 
@@ -84,25 +96,33 @@ class Screen:
         sheet.add_class('vqa-style')
         side = _box(widgets.VBox, [parts['rows'], parts['toolbar'], self.note, parts['differing']], 'vqa-side-area')
         fold = _box(widgets.VBox, [_box(widgets.HBox, [self.keyboard, parts['header']], 'vqa-top'),
-                                   _box(widgets.HBox, [parts['progress'], self.queue_menu, self.hold_menu], 'vqa-second'),
+                                   _box(widgets.HBox, [parts['progress'], self.queue_menu, self.hold_menu],
+                                        'vqa-second'),
                                    _box(widgets.Box, [self.picture, side], 'vqa-main-area'),
-                                   _box(widgets.HBox, [parts['message']], 'vqa-strip'), parts['timeline'], parts['filmstrip']], 'vqa-fold')
-        below = _box(widgets.VBox, [parts['agreement'], parts['answer'], _box(widgets.HBox, [parts['question'], self.question], 'vqa-asked-area'), parts['legend']], 'vqa-below')
+                                   _box(widgets.HBox, [parts['message']], 'vqa-strip'), parts['timeline'],
+                                   parts['filmstrip']], 'vqa-fold')
+        below = _box(widgets.VBox, [parts['agreement'], parts['answer'],
+                                    _box(widgets.HBox, [parts['question'], self.question], 'vqa-asked-area'),
+                                    parts['legend']], 'vqa-below')
         return [sheet, fold, below]
 
     def draw(self, session:LabelingSession, pictures:Prepared) -> None:
         "The session as it is now"
-        for name, html in dict(header=header_html, progress=progress_html, rows=rows_html, toolbar=toolbar_html, differing=differing_html, message=message_html,
-                               timeline=timeline_html, answer=answer_html, question=question_html).items(): self.parts[name].value = html(session)
+        for name, html in dict(header=header_html, progress=progress_html, rows=rows_html, toolbar=toolbar_html,
+                               differing=differing_html, message=message_html,
+                               timeline=timeline_html, answer=answer_html,
+                               question=question_html).items(): self.parts[name].value = html(session)
         self.parts['filmstrip'].value = filmstrip_html(session, pictures)
         self.parts['agreement'].value = agreement_html(session) if session.queue_name == 'review' else ''
         self.queue_menu.value, self.hold_menu.value = session.queue_name, session.hold
         self.note.value = session.store.state(session.item).note
-        self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]   # with nothing to let go of, Esc asks where the keys go
+        # with nothing to let go of, Esc asks where the keys go
+        self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
         self.keyboard.item = session.item
 
 # %% ../../nbs/1_label/10_widget.ipynb #f6ee0598
-LOST = ('<p class="vqa-lost">No tool here, or one that does not answer? Run this cell again: click it and press Shift+Enter. '
+LOST = ('<p class="vqa-lost">No tool here, or one that does not answer? Run this cell again: click it and press '
+        'Shift+Enter. '
         'It goes on where it stopped; every label that was shown as saved is on the disk.</p>')
 
 class LabelingTool(widgets.VBox):
@@ -111,9 +131,13 @@ class LabelingTool(widgets.VBox):
         folder:str|Path,                    # Dataset folder with `images/`
         schema:EventSchema|None=None,       # None: the folder's schema.json, or the default
         annotator:str|None=None,            # Whose labels these are; None: the login name
-        predictor=None,                     # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1], or an adapter's folder
-        predictor_name:str|None=None,       # Written into the record of every accepted suggestion; None: the adapter's folder, or 'model'
-        queue:str|None=None,                # time, asked, random, uncertain, disagreement, review; None: asked if pictures are, else time
+        # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1], or an adapter's
+        # folder
+        predictor=None,
+        # Written into the record of every accepted suggestion; None: the adapter's folder, or 'model'
+        predictor_name:str|None=None,
+        # time, asked, random, uncertain, disagreement, review; None: asked if pictures are, else time
+        queue:str|None=None,
         questions:list[str]|None=None,      # Names of the schema's questions, or whole ones; None: as last time
         answer_format:str|None=None,        # One of the schema's; None: as last time
         spans:bool=True,                    # False: every picture stands alone although its name shows a video
@@ -124,21 +148,25 @@ class LabelingTool(widgets.VBox):
         super().__init__()
         self.add_class('vqa-labeling')
         name = predictor_name or (Path(predictor).name if isinstance(predictor, (str, Path)) else 'model')
-        self._opening = dict(folder=folder, annotator=annotator or getpass.getuser(), schema=schema, questions=questions, answer_format=answer_format, spans=spans)
+        self._opening = dict(folder=folder, annotator=annotator or getpass.getuser(), schema=schema,
+                             questions=questions, answer_format=answer_format, spans=spans)
         self._model, self._width = dict(predictor=predictor, predictor_name=name, seed=seed, pause_s=pause_s), width
         self.session = None
         self.open_folder(queue)
 
     def open_folder(self, queue:str|None=None, item:str|None=None, row:int=0) -> None:
         "Open the folder, or open it again after its schema or its pictures changed"
-        options = self._opening | {name: value for name, value in read_settings(self._opening['folder']).items() if self._opening[name] is None}
+        options = (self._opening
+                   | {name: value for name, value in read_settings(self._opening['folder']).items()
+                      if self._opening[name] is None})
         if self.session: stop(self)
         store = open_store(**options)
         self.session, self.schema, self.store = LabelingSession(store, queue=queue, **self._model), store.schema, store
         self.session.is_alarm = store.read_only
         if item in store.pictures.numbers: show(self.session, item)
         self.session.row = min(row, len(store.schema.events) - 1)
-        self.pictures = Prepared(lambda items: [show_picture(store.image_path(item), self._width) for item in items], on_ready=lambda: thumbnails_came(self))
+        self.pictures = Prepared(lambda items: [show_picture(store.image_path(item), self._width) for item in items],
+                                 on_ready=lambda: thumbnails_came(self))
         self.screen = Screen(self.session, self.change)
         self.parts, self.keyboard, self.picture, self.image = self.screen.parts, self.screen.keyboard, self.screen.picture, self.screen.image
         self.note, self.question, self.queue_menu, self.hold_menu = self.screen.note, self.screen.question, self.screen.queue_menu, self.screen.hold_menu
@@ -183,7 +211,8 @@ class LabelingTool(widgets.VBox):
     def _ipython_display_(self):
         from IPython.display import HTML, display
         display(self._repr_mimebundle_(), raw=True)
-        display(HTML(LOST))   # seen when the browser finds no tool: after a reload without its kernel, or in another tab
+        # seen when the browser finds no tool: after a reload without its kernel, or in another tab
+        display(HTML(LOST))
 
 # %% ../../nbs/1_label/10_widget.ipynb #7a21b358
 def show_on_screen(tool:LabelingTool) -> None:
@@ -191,11 +220,13 @@ def show_on_screen(tool:LabelingTool) -> None:
     session, wanted = tool.session, (tool.session.item, tool.session.is_zoomed)
     if wanted != tool._on_screen:
         shown = tool.pictures.get(session.item)
-        tool.image.value = full_picture(tool.store.image_path(session.item)) if session.is_zoomed and not shown.error else shown.jpeg
+        tool.image.value = (full_picture(tool.store.image_path(session.item)) if session.is_zoomed and not shown.error
+                            else shown.jpeg)
         (tool.picture.add_class if session.is_zoomed else tool.picture.remove_class)('vqa-zoomed')
         tool._on_screen = wanted
     here = session.places[session.item]
-    neighbours = [session.sequence[i] for d in range(1, 13) for i in (here + d, here - d) if 0 <= i < len(session.sequence)]
+    neighbours = [session.sequence[i] for d in range(1, 13) for i in (here + d, here - d)
+                  if 0 <= i < len(session.sequence)]
     ahead = [item for step in range(1, 7) if (item := session.order.step(session.item, step))]
     tool.pictures.wish([*ahead[:3], *neighbours, *ahead[3:]])
 
@@ -203,11 +234,15 @@ def thumbnails_came(tool:LabelingTool) -> None:
     "From the thread that makes pictures"
     with tool.session.lock: tool.parts['filmstrip'].value = filmstrip_html(tool.session, tool.pictures)
 
+# %% ../../nbs/1_label/10_widget.ipynb #0f81e1ff
 def watch(tool:LabelingTool, every_s:float=5.0) -> None:
     "Look now and then whether pictures were added: a folder says by its time that something came or went"
     session, over = tool.session, threading.Event()
     tool._watch = over
-    def folders(): return {path: path.stat().st_mtime_ns for name in {str(Path(item).parent) for item in session.store.items[-1000:]} if (path := session.store.folder/name).is_dir()}
+    def folders():
+        return {path: path.stat().st_mtime_ns for name in {str(Path(item).parent)
+                                                           for item in session.store.items[-1000:]}
+                                                           if (path := session.store.folder/name).is_dir()}
     def look():
         seen = folders()
         while not over.wait(every_s):

@@ -29,7 +29,8 @@ def ahead(
             else: put((None, StopIteration()))
         except BaseException as error: put((None, error))
         finally:
-            if hasattr(items, 'close'): items.close()   # here, because a generator may only be closed by the thread that runs it
+            # here, because a generator may only be closed by the thread that runs it
+            if hasattr(items, 'close'): items.close()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -30,7 +30,8 @@ class Grid:
         end_s:float|None=None,     # No point at or after it
         after_s:float|None=None,   # Frames up to this one were given already
     ):
-        if fps is not None and not fps > 0: raise VQAError(f'fps is {fps}', remedy='Give frames per second above 0, or None for every frame.')
+        if fps is not None and not fps > 0:
+            raise VQAError(f'fps is {fps}', remedy='Give frames per second above 0, or None for every frame.')
         self.fps, self.start_s, self.end_s, self.next_s, self.last_s = fps, start_s, end_s, start_s, -np.inf
         if after_s is not None: self._pass(after_s)
 
@@ -94,7 +95,8 @@ def upright(
     turns = frame.rotation // 90 % 4
     width, height = square_size(frame.width, frame.height, aspect)
     tall = width if turns % 2 else height
-    if max_height and tall > max_height: width, height = (max(2, round(side * max_height / tall / 2) * 2) for side in (width, height))
+    if max_height and tall > max_height:
+        width, height = (max(2, round(side * max_height / tall / 2) * 2) for side in (width, height))
     size = {} if (width, height) == (frame.width, frame.height) else dict(width=width, height=height)
     return np.ascontiguousarray(np.rot90(frame.reformat(format='rgb24', **size, **_colors(frame)).to_ndarray(), turns))
 
@@ -121,7 +123,8 @@ class Deinterlacer:
 
     def _make(self, frame) -> av.filter.Graph:
         graph = av.filter.Graph()
-        ends = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or 1),
+        ends = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format,
+                                 time_base=frame.time_base or 1),
                 graph.add('bwdif', 'mode=send_frame:deint=interlaced'), graph.add('buffersink')]
         for one, other in zip(ends, ends[1:]): one.link_to(other)
         graph.configure()
@@ -146,6 +149,7 @@ class Loss:
 
 LONGEST_GAP_S = 2.0   # Longer without a picture is worth telling, unless the recording is as slow as that
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #ea328dbf
 class Ledger:
     "Follows the pictures that are shown and writes down what lies between them"
     def __init__(self, losses:list[Loss], spacing_s:float, patience_s:float=0.0):
@@ -163,7 +167,8 @@ class Ledger:
         begin_s = self.first_s if self.last_s is None else self.last_s + self.spacing_s
         if begin_s is not None and time_s - begin_s > 0.5 * self.spacing_s:
             if self.reason: self.losses.append(Loss(begin_s, time_s, self.reason))
-            elif time_s - begin_s > self._longest_s - self.spacing_s: self.losses.append(Loss(begin_s, time_s, 'no pictures in the file'))
+            elif time_s - begin_s > self._longest_s - self.spacing_s:
+                self.losses.append(Loss(begin_s, time_s, 'no pictures in the file'))
         if is_recovered: self.reason = ''
         self.last_s = time_s
 
@@ -229,20 +234,23 @@ class Decoder:
         self._patience -= 1
         if not packet.is_keyframe and self._patience > 0: return True
         self.is_waiting = False
-        if not self.clock.has_showing_times: self.shown, self._times = self.shown + len(self._times) - 1, [max(self._times)]
+        if not self.clock.has_showing_times:
+            self.shown, self._times = self.shown + len(self._times) - 1, [max(self._times)]
         return False
 
     def _place(self, frame, is_recovered=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
         "The picture with its number and its time; nothing for one that is out of order"
         last_s = self.ledger.last_s
         if not self.clock.has_showing_times and self._times: time_s = heappop(self._times)
-        elif frame.pts is not None and self.clock.has_showing_times: time_s = float(frame.pts * self.time_base) + self.shift_s
+        elif frame.pts is not None and self.clock.has_showing_times:
+            time_s = float(frame.pts * self.time_base) + self.shift_s
         else: time_s = 0.0 if last_s is None else last_s + self.clock.spacing_s
         if last_s is not None and time_s <= last_s + 1e-9: return
         if self.clock.has_showing_times:
             while self._times and self._times[0] < time_s - 1e-9:
                 passed_s, self.shown = heappop(self._times), self.shown + 1
-                if passed_s in self._skipped: self._skipped.discard(passed_s); self.ledger.show(passed_s, is_recovered=False)
+                if passed_s in self._skipped:
+                    self._skipped.discard(passed_s); self.ledger.show(passed_s, is_recovered=False)
             if self._times and self._times[0] < time_s + 1e-9: heappop(self._times)
         self._skipped.discard(time_s)
         index, self.shown = self.shown, self.shown + 1
@@ -266,6 +274,7 @@ def _rewind(container, clock:Clockwork) -> None:
     if clock.can_restart or container.duration is None: container.seek(0, unsupported_byte_offset=True)
     else: container.seek(container.start_time or 0)
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #a6aa6b6a
 def _go_by_table(container, stream, time_s:float, table:Table, clock:Clockwork) -> tuple[int, Iterator[av.Packet]]:
     "The number of the packet that comes next, and the packets from there on"
     keys = np.flatnonzero(table.is_key)
@@ -273,18 +282,22 @@ def _go_by_table(container, stream, time_s:float, table:Table, clock:Clockwork) 
     if len(before) > 1:
         *_, sooner, row = before[np.argsort(table.times_s[before], kind='stable')]
         try:   # from the key frame before, because what follows a seek by bytes begins with the rest of another picture
-            if clock.can_restart or container.duration is None: container.seek(int(table.positions[sooner]), unsupported_byte_offset=True)
+            if clock.can_restart or container.duration is None:
+                container.seek(int(table.positions[sooner]), unsupported_byte_offset=True)
             else: container.seek(int(table.dts[row]), stream=stream)
             packets = container.demux(stream)
             for packet in itertools.islice(packets, abs(int(row - sooner)) + 50):
-                if (packet.pos or 0, -1 if packet.dts is None else packet.dts) != (table.positions[row], table.dts[row]): continue
+                if (packet.pos or 0, -1 if packet.dts is None else packet.dts) != (table.positions[row],
+                                                                                   table.dts[row]):
+                    continue
                 clock.go_on(float(table.shifts_s[row]), int(row), float(table.times_s[row]))
                 return int(row), itertools.chain([packet], packets)
         except av.FFmpegError: pass
     _rewind(container, clock)
     return 0, container.demux(stream)
 
-def go_to(container, stream, time_s:float, clock:Clockwork, table:Callable[[], Table]) -> tuple[int, Iterator[av.Packet]]:
+def go_to(container, stream, time_s:float, clock:Clockwork, table:Callable[[], Table]) -> tuple[int,
+                                                                                                Iterator[av.Packet]]:
     "Seek to a whole picture at `time_s` or before; the number of the next packet, and the packets"
     if time_s <= 1: return 0, container.demux(stream)
     if has_index(stream): return _go_in_mp4(container, stream, time_s), container.demux(stream)
@@ -293,12 +306,15 @@ def go_to(container, stream, time_s:float, clock:Clockwork, table:Callable[[], T
 # %% ../../nbs/0_ground/09_decoding.ipynb #86019ace
 def _claimed_end_s(container, stream) -> float|None:
     "When the file says that its last picture ends, where that can be believed"
-    if has_index(stream) and stream.duration: return ((stream.start_time or 0) + stream.duration) * float(stream.time_base)
-    if tag := re.fullmatch(r'(\d+):(\d+):(\d+\.?\d*)', stream.metadata.get('DURATION', '')):   # Matroska says it in a tag
+    if has_index(stream) and stream.duration:
+        return ((stream.start_time or 0) + stream.duration) * float(stream.time_base)
+    # Matroska says it in a tag
+    if tag := re.fullmatch(r'(\d+):(\d+):(\d+\.?\d*)', stream.metadata.get('DURATION', '')):
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     return stream.duration * float(stream.time_base) if container.format.name == 'avi' and stream.duration else None
 
-def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table, from_s:float) -> Iterator[tuple[int, float, av.VideoFrame]]:
+def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table,
+             from_s:float) -> Iterator[tuple[int, float, av.VideoFrame]]:
     counted, packets = go_to(container, stream, from_s, clock, table)
     decoder, timed = Decoder(stream, clock, ledger, counted), clock.all(packets)
     # Without a rate every frame is wanted, and a live stream must not wait for the packets after it
@@ -312,6 +328,7 @@ def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table
         yield from decoder.feed(packet, is_wanted)
     yield from decoder._drain()
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #0ae21494
 def _from_the_start(container, stream, grid:Grid, losses, table) -> tuple[Clockwork, Ledger, Iterator]:
     "Decoding that shows what stands at the start of the grid; goes further back where nothing whole comes out in time"
     for earlier_s in (0, 5, 60, np.inf):
@@ -329,6 +346,7 @@ def _from_the_start(container, stream, grid:Grid, losses, table) -> tuple[Clockw
     losses.extend(found)
     return clock, ledger, frames
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #383a3edf
 def pictures(
     container:av.container.InputContainer,
     stream,
@@ -341,7 +359,8 @@ def pictures(
     clock, ledger, frames = _from_the_start(container, stream, grid, losses, table)
     aspect, whole = pixel_aspect(stream), Deinterlacer()
     is_interlaced = stream.codec_context.field_order > 1
-    def out(ready): return ((index, time_s, partial(upright, frame, max_height, aspect)) for frame, (index, time_s) in ready)
+    def out(ready):
+        return ((index, time_s, partial(upright, frame, max_height, aspect)) for frame, (index, time_s) in ready)
     for index, time_s, frame in frames:
         is_interlaced = is_interlaced or frame.interlaced_frame
         yield from out(whole.push(frame, (index, time_s)) if is_interlaced else [(frame, (index, time_s))])

@@ -31,7 +31,8 @@ def _read(path:Path):
         raise VQAError('reading DICOM needs pydicom', path, remedy='Run pip install "paligemma_vqa[dicom]".') from None
     try: return pydicom.dcmread(path, defer_size='1 MB')
     except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError) as error:
-        raise VQAError(f'not a DICOM file that can be read ({error})', path, remedy='Export it again, as DICOM or as .mp4.') from None
+        raise VQAError(f'not a DICOM file that can be read ({error})', path,
+                       remedy='Export it again, as DICOM or as .mp4.') from None
 
 def _rate(dataset) -> Fraction:
     "Pictures a second, as the header says it; 25 where it does not"
@@ -44,17 +45,21 @@ def _rate(dataset) -> Fraction:
 # %% ../../nbs/0_ground/10_dicom.ipynb #5b1524ad
 def _stream_of(dataset, path:Path) -> io.BytesIO:
     from pydicom.encaps import generate_fragments
-    try: return io.BytesIO(b''.join(itertools.islice(generate_fragments(dataset.PixelData), 1, None)))   # the first lists offsets
+    # the first lists offsets
+    try: return io.BytesIO(b''.join(itertools.islice(generate_fragments(dataset.PixelData), 1, None)))
     except (AttributeError, ValueError) as error:
         raise VQAError(f'the video inside is damaged ({error})', path, remedy='Export it again.') from None
 
 def _to_rgb(pixels:np.ndarray, path:Path) -> np.ndarray:
     "uint8 [H, W, 3]; more than 8 bits are scaled by the largest value that the type has"
     if pixels.dtype != np.uint8:
-        if pixels.dtype.kind != 'u': raise VQAError('its pictures have signed or broken numbers, whose range is not known', path, remedy='Export it as .mp4.')
+        if pixels.dtype.kind != 'u':
+            raise VQAError('its pictures have signed or broken numbers, whose range is not known', path,
+                           remedy='Export it as .mp4.')
         pixels = (pixels >> 8 * pixels.dtype.itemsize - 8).astype(np.uint8)
     return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
 
+# %% ../../nbs/0_ground/10_dicom.ipynb #c8882e55
 def _pictures_of(dataset, path:Path) -> io.BytesIO:
     from pydicom.pixels import iter_pixels
     rate, file, stream = _rate(dataset), io.BytesIO(), None
@@ -68,7 +73,8 @@ def _pictures_of(dataset, path:Path) -> io.BytesIO:
                 output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
             if stream is not None: output.mux(stream.encode())
     except (AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise VQAError(f'its pictures cannot be read ({str(error).splitlines()[0]})', path, remedy='Export it as .mp4.') from None
+        raise VQAError(f'its pictures cannot be read ({str(error).splitlines()[0]})', path,
+                       remedy='Export it as .mp4.') from None
     file.seek(0)
     return file
 
@@ -78,6 +84,7 @@ def open_dicom(
 ) -> av.container.InputContainer:
     "The video inside a DICOM file; `VQAError` when there is none, or pydicom is not installed"
     dataset = _read(Path(path))
-    if 'PixelData' not in dataset: raise VQAError('there are no pictures in it', path, remedy='It may be a report or a directory of DICOM files.')
+    if 'PixelData' not in dataset:
+        raise VQAError('there are no pictures in it', path, remedy='It may be a report or a directory of DICOM files.')
     is_stream = str(dataset.file_meta.TransferSyntaxUID).startswith(_VIDEO_SYNTAXES)
     return open_recording((_stream_of if is_stream else _pictures_of)(dataset, Path(path)), path, **options)

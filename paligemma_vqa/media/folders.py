@@ -41,25 +41,31 @@ class Contents:
         "What is not read when the videos are"
         return tuple(sorted(self.pictures + self.others)) if self.videos else self.others
 
+# %% ../../nbs/0_ground/11_folders.ipynb #5ac00a7a
 def look_into(folder:str|Path) -> Contents:
     "The files of a folder by what they are; `VQAError` when there is no such folder"
     folder = Path(folder)
     if not folder.is_dir(): raise VQAError('no such folder', folder, remedy='Give a folder with videos.')
-    paths = sorted(path for path in folder.rglob('*') if not any(part.startswith('.') for part in path.relative_to(folder).parts))
+    paths = sorted(path for path in folder.rglob('*')
+                   if not any(part.startswith('.') for part in path.relative_to(folder).parts))
     paths = [path for path in paths if path.is_file()]
     videos = [path for path in paths if is_video(path)]
     pictures = [path for path in paths if is_picture(path)]
     return Contents(tuple(videos), tuple(pictures), tuple(path for path in paths if path not in {*videos, *pictures}))
 
 def list_videos(folder:str|Path) -> list[Path]:
-    "The recordings in `folder` and below, in order of name; hidden ones are left out. `VQAError` when there is no such folder"
+    """The recordings in `folder` and below, in order of name; hidden ones are left out. `VQAError` when there is no
+    such folder"""
     return list(look_into(folder).videos)
 
 # %% ../../nbs/0_ground/11_folders.ipynb #5712e311
 def numbered_pictures(folder:Path) -> list[tuple[int, Path]]:
-    "`(position, path)` of each picture directly in the folder; `VQAError` when there is none, or they are of several videos"
+    """`(position, path)` of each picture directly in the folder; `VQAError` when there is none, or they are of
+    several videos"""
     paths = [path for path in folder.iterdir() if is_picture(path) and not path.name.startswith('.')]
-    if not paths: raise VQAError('there are no pictures in the folder', folder, remedy=f'Use {", ".join(sorted(PICTURE_SUFFIXES))}.')
+    if not paths:
+        raise VQAError('there are no pictures in the folder', folder,
+                       remedy=f'Use {", ".join(sorted(PICTURE_SUFFIXES))}.')
     named = [re.fullmatch(r'(.*?)(\d+)', path.stem) for path in paths]
     if not all(named): return list(enumerate(sorted(paths)))
     if len(videos := sorted({name[1] for name in named})) > 1:
@@ -69,7 +75,8 @@ def numbered_pictures(folder:Path) -> list[tuple[int, Path]]:
 
 def _read_or_lose(path:Path, time_s:float, spacing_s:float, losses:list[Loss]) -> np.ndarray|None:
     try: return open_image(path)
-    except VQAError as error: losses.append(Loss(time_s, time_s + spacing_s, f'{path.name} cannot be read ({error.message})'))
+    except VQAError as error:
+        losses.append(Loss(time_s, time_s + spacing_s, f'{path.name} cannot be read ({error.message})'))
 
 def picture_frames(
     folder:Path,
@@ -77,6 +84,7 @@ def picture_frames(
     losses:list[Loss],   # Broken pictures are appended
 ) -> Iterator[tuple[int, float, Callable[[], np.ndarray|None]]]:
     "`(index, time_s, make_image)` of each picture, in order; `VQAError` as `numbered_pictures`"
-    if not folder_fps > 0: raise VQAError(f'{folder_fps} pictures of a folder a second', remedy='Give a number above 0.')
+    if not folder_fps > 0:
+        raise VQAError(f'{folder_fps} pictures of a folder a second', remedy='Give a number above 0.')
     for index, path in numbered_pictures(folder):
         yield index, index / folder_fps, partial(_read_or_lose, path, index / folder_fps, 1 / folder_fps, losses)

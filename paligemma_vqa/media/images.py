@@ -23,7 +23,8 @@ PICTURE_SUFFIXES = frozenset('.jpg .jpeg .png .bmp .tif .tiff .webp .gif .ppm .a
 Picture = str|Path|bytes|dict|Image.Image|np.ndarray
 
 def open_image(
-    picture:Picture,        # A path, the bytes of a file, a Pillow picture, an array, or `datasets`' `{'path': …, 'bytes': …}`
+    # A path, the bytes of a file, a Pillow picture, an array, or `datasets`' `{'path': …, 'bytes': …}`
+    picture:Picture,
     name:str|None=None,     # What errors call it; None for its path
 ) -> np.ndarray:            # uint8 `[height, width, 3]`, RGB, its own memory
     "A picture, upright and in colour; `VQAError` says why it cannot be used"
@@ -34,7 +35,8 @@ def open_image(
     if isinstance(picture, (str, Path)): name = name or str(picture)
     elif isinstance(picture, Image.Image): return _decode(picture, name or getattr(picture, 'filename', '') or None)
     elif not isinstance(picture, bytes):
-        raise VQAError(f'a {type(picture).__name__} is not a picture', name, remedy='Give a path, bytes, a Pillow picture or an array.')
+        raise VQAError(f'a {type(picture).__name__} is not a picture', name,
+                       remedy='Give a path, bytes, a Pillow picture or an array.')
     if isinstance(picture, (str, Path)) and os.path.isdir(picture):
         raise VQAError('this is a folder, not a picture', name, remedy='Give the path of one picture.')
     with warnings.catch_warnings():
@@ -46,17 +48,23 @@ def open_image(
                 _check_size(opened, name)
                 opened.verify()
             with _open(picture) as opened: return _decode(opened, name)
-        except FileNotFoundError: raise VQAError('there is no such picture', name, remedy='Put it there or delete its record.') from None
+        except FileNotFoundError:
+            raise VQAError('there is no such picture', name, remedy='Put it there or delete its record.') from None
         except Image.DecompressionBombError: raise _too_big(name) from None
         except Image.UnidentifiedImageError:
             empty = (len(picture) if isinstance(picture, bytes) else Path(picture).stat().st_size) == 0
             raise VQAError('the file is empty' if empty else 'this is not a picture that can be read', name,
-                           remedy='Copy it again or delete its record.' if empty else f"Save it as {', '.join(FORMATS[:3])} or TIFF.") from None
-        except PermissionError: raise VQAError('the picture may not be read', name, remedy='Change its permissions.') from None
+                           remedy='Copy it again or delete its record.' if empty
+                           else f"Save it as {', '.join(FORMATS[:3])} or TIFF.") from None
+        except PermissionError:
+            raise VQAError('the picture may not be read', name, remedy='Change its permissions.') from None
         except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
             # What Pillow raises for broken files is any of these.
-            raise VQAError(f"the picture is broken ({getattr(error, 'strerror', None) or str(error) or type(error).__name__})", name, remedy='Copy it again or delete its record.') from None
+            raise VQAError(f"the picture is broken "
+                           f"({getattr(error, 'strerror', None) or str(error) or type(error).__name__})", name,
+                           remedy='Copy it again or delete its record.') from None
 
+# %% ../../nbs/0_ground/07_images.ipynb #c5e81e51
 def _open(picture):
     source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     try: return Image.open(source, formats=FORMATS)
@@ -66,7 +74,8 @@ def _open(picture):
     except ImportError:
         raise VQAError('opening HEIC needs pillow-heif', picture if isinstance(picture, (str, Path)) else None,
                        remedy='Run pip install "paligemma_vqa[heif]".') from None
-    return pillow_heif.HeifImagePlugin.HeifImageFile(io.BytesIO(picture) if isinstance(picture, bytes) else open(picture, 'rb'))
+    return pillow_heif.HeifImagePlugin.HeifImageFile(io.BytesIO(picture) if isinstance(picture, bytes)
+                                                     else open(picture, 'rb'))
 
 def _is_heif(picture) -> bool:
     if isinstance(picture, bytes): head = picture[:12]
@@ -90,9 +99,11 @@ def _too_big(name, size=None) -> VQAError:
 # %% ../../nbs/0_ground/07_images.ipynb #2f1796d0
 def _decode(picture:Image.Image, name) -> np.ndarray:
     _check_size(picture, name)
-    if not picture.width or not picture.height: raise VQAError('the picture has no pixels', name, remedy='Delete its record.')
+    if not picture.width or not picture.height:
+        raise VQAError('the picture has no pixels', name, remedy='Delete its record.')
     if picture.mode in ('I', 'F'):
-        raise VQAError(f'the picture has 32-bit {"integers" if picture.mode == "I" else "floats"}, whose range is not known', name,
+        raise VQAError(f'the picture has 32-bit {"integers" if picture.mode == "I" else "floats"}, whose range is not '
+                       f'known', name,
                        remedy='Save it with 8 or 16 bits.')
     if _is_turned(picture): picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith('I;16'): return _from_array(np.asarray(picture).astype(np.uint16), name)
@@ -105,13 +116,16 @@ def _is_turned(picture) -> bool:
     try: return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception: return False   # EXIF that cannot be read says nothing; the pixels may still be whole
 
+# %% ../../nbs/0_ground/07_images.ipynb #685d722e
 def _from_array(pixels:np.ndarray, name) -> np.ndarray:
     if pixels.dtype == np.uint16: pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise VQAError(f'an array of {pixels.dtype} has no known range', name, remedy='Scale it to 0 … 255 and convert it to uint8.')
+        raise VQAError(f'an array of {pixels.dtype} has no known range', name,
+                       remedy='Scale it to 0 … 255 and convert it to uint8.')
     if pixels.ndim == 2: pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise VQAError(f'an array of shape {pixels.shape} is not a picture', name, remedy='Its shape is [height, width, 3], in RGB.')
+        raise VQAError(f'an array of shape {pixels.shape} is not a picture', name,
+                       remedy='Its shape is [height, width, 3], in RGB.')
     if 0 in pixels.shape: raise VQAError('the picture has no pixels', name, remedy='Leave it out.')
     if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS: raise _too_big(name, pixels.shape[1::-1])
     if pixels.shape[2] == 1: return np.repeat(pixels, 3, axis=2)

@@ -19,19 +19,23 @@ from .decoding import Frame, Grid, Loss, pictures, upright
 from .dicom import is_dicom, open_dicom
 from .folders import list_videos, picture_frames
 from .images import PICTURE_SUFFIXES
-from .tracks import (Clock, VIDEO_SUFFIXES, VideoInfo, choose_track, clock_of, is_address, open_recording, picture_tracks,
+from .tracks import (Clock, VIDEO_SUFFIXES, VideoInfo, choose_track, clock_of, is_address,
+                                        open_recording, picture_tracks,
                                         pixel_aspect, square_size, table_of)
 from ..schema import VQAError, masked
 
 # What this room hands out under the name it had when all of it was one chapter
-_all_ = ['Frame', 'Loss', 'Clock', 'VideoInfo', 'list_videos', 'upright', 'is_address', 'PICTURE_SUFFIXES', 'VIDEO_SUFFIXES']
+_all_ = ['Frame', 'Loss', 'Clock', 'VideoInfo', 'list_videos', 'upright', 'is_address', 'PICTURE_SUFFIXES',
+         'VIDEO_SUFFIXES']
 
 # %% ../../nbs/0_ground/12_reading.ipynb #f800234a
 _log = logging.getLogger(__name__)
 
 def _camera_frames(number:int):
     camera = cv2.VideoCapture(number)
-    if not camera.isOpened(): raise VQAError(f'camera {number} cannot be opened', remedy='Check that it is connected and no other program uses it.')
+    if not camera.isOpened():
+        raise VQAError(f'camera {number} cannot be opened',
+                       remedy='Check that it is connected and no other program uses it.')
     try:
         begin, index = time.monotonic(), 0
         while True:
@@ -48,8 +52,10 @@ def is_camera(source) -> bool:
 # %% ../../nbs/0_ground/12_reading.ipynb #ababf990
 def open_source(source, **options) -> av.container.InputContainer:
     "Opens a file, an address or the video inside of a DICOM file; `VQAError` says why it cannot be"
-    return open_dicom(source, **options) if not is_address(source) and is_dicom(source) else open_recording(source, **options)
+    return (open_dicom(source, **options) if not is_address(source) and is_dicom(source)
+            else open_recording(source, **options))
 
+# %% ../../nbs/0_ground/12_reading.ipynb #01b69362
 class VideoReader:
     "The frames of a file, a folder of pictures, a camera (number) or an address (rtsp://, http://), in order"
     def __init__(self,
@@ -67,16 +73,20 @@ class VideoReader:
         self.source, self.losses = source, []
         self._grid, self._container = Grid(fps, start_s, end_s, after_s), None
         if is_camera(source): self._frames = _camera_frames(int(source))
-        elif not is_address(source) and Path(source).is_dir(): self._frames = picture_frames(Path(source), folder_fps, self.losses)
+        elif not is_address(source) and Path(source).is_dir():
+            self._frames = picture_frames(Path(source), folder_fps, self.losses)
         else:
             options = dict(rtsp_transport='tcp') if str(source).startswith('rtsp') else {}
-            if low_delay: options |= dict(fflags='nobuffer', analyzeduration='1000000')   # µs of stream to look at before the first frame
-            self._container = open_source(source, options=options, **(dict(timeout=timeout_s) if is_address(source) else {}))
+            # µs of stream to look at before the first frame
+            if low_delay: options |= dict(fflags='nobuffer', analyzeduration='1000000')
+            self._container = open_source(source, options=options,
+                                          **(dict(timeout=timeout_s) if is_address(source) else {}))
             try: stream = choose_track(self._container, track, masked(str(source)))
             except VQAError: self._container.close(); raise
             # Several frames at once in several threads is faster, but each then waits for the others
             stream.codec_context.thread_type = 'SLICE' if low_delay else 'AUTO'
-            self._frames = pictures(self._container, stream, self._grid, self.losses, partial(_table, source, track), max_height)
+            self._frames = pictures(self._container, stream, self._grid, self.losses, partial(_table, source, track),
+                                    max_height)
 
     def moments(self) -> Iterator[tuple[int, float, Callable[[], np.ndarray|None]]]:
         "`(index, time_s, make_image)` of each wanted frame: its picture is made when it is asked for, or not at all"
@@ -101,6 +111,7 @@ class VideoReader:
 
     def __exit__(self, *_): self.close()
 
+# %% ../../nbs/0_ground/12_reading.ipynb #6d140e2b
 def _table(source, track): return table_of(source, track, open_source)
 
 # %% ../../nbs/0_ground/12_reading.ipynb #1844da94
@@ -117,13 +128,15 @@ def video_info(
         width, height = square_size(stream.codec_context.width, stream.codec_context.height, pixel_aspect(stream))
         if rotation % 180: width, height = height, width
         tracks = picture_tracks(container)
-        return VideoInfo(width, height, clock.fps, clock.end_s, stream.frames or None, stream.codec_context.name, rotation,
+        return VideoInfo(width, height, clock.fps, clock.end_s, stream.frames or None, stream.codec_context.name,
+                         rotation,
                          clock.start_s, tracks.index(stream) + 1, len(tracks))
 
 def read_frames(source:str|Path|int, fps:float|None=None, **options) -> Iterator[Frame]:
     "Frames of `source` at `fps` a second; `options` are those of `VideoReader`"
     with VideoReader(source, fps, **options) as reader: yield from reader
 
+# %% ../../nbs/0_ground/12_reading.ipynb #de53d1b2
 def frame_at(
     path:str|Path,
     time_s:float,              # s

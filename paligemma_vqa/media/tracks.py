@@ -68,11 +68,13 @@ def open_recording(
 ) -> av.container.InputContainer:
     "Opens a file, an address or bytes in memory; `VQAError` when there is nothing, or nothing that can be read"
     name = masked(str(source)) if name is None else name
-    if isinstance(source, io.BytesIO) or is_address(source): where = source if isinstance(source, io.BytesIO) else str(source)
+    if isinstance(source, io.BytesIO) or is_address(source):
+        where = source if isinstance(source, io.BytesIO) else str(source)
     else:
         path = Path(str(source))
         if not path.exists(): raise VQAError('no such video', path, remedy='Check the path.')
-        if path.is_file() and path.stat().st_size == 0: raise VQAError('the video file is empty', path, remedy='Copy or record it again.')
+        if path.is_file() and path.stat().st_size == 0:
+            raise VQAError('the video file is empty', path, remedy='Copy or record it again.')
         where = f'file:{path}'   # FFmpeg takes what stands before a colon for a protocol
     # FFmpeg would carry the clock of a transport stream on for 26 hours where it starts again; `Clockwork` knows better
     options['options'] = dict(correct_ts_overflow='0') | (options.get('options') or {})
@@ -117,7 +119,8 @@ def origin_of(container) -> float:
 class Clockwork:
     "Puts the packets of one track, in the order of the file, on one clock"
     def __init__(self, container, stream):
-        self.time_base, self.spacing_s, self.origin_s = stream.time_base, 1 / rate_of(container, stream), origin_of(container)
+        self.time_base, self.spacing_s, self.origin_s = stream.time_base, 1 / rate_of(container,
+                                                                                      stream), origin_of(container)
         self.can_restart, self.can_miss = container.format.name in RESTARTS, container.format.name in HOLES
         self.has_showing_times = container.format.name not in WITHOUT_SHOWING_TIMES
         self.shift_s, self.newest_s, self._last_dts_s, self._count = -self.origin_s, None, None, 0
@@ -154,7 +157,9 @@ class Clockwork:
             packet = ahead.popleft() if ahead else next(packets, None)
             if packet is None: return
             # Where a recording ends and another is joined to it, one of the last two packets is taken for damaged though it is whole
-            while packet.is_corrupt and self.can_miss and len(ahead) < 2 and (following := next(packets, None)) is not None: ahead.append(following)
+            while packet.is_corrupt and self.can_miss and len(ahead) < 2 and (following := next(packets,
+                                                                                                None)) is not None:
+                ahead.append(following)
             yield self.see(packet, ahead)
 
     def _is_at_restart(self, packet, following) -> bool:
@@ -197,13 +202,15 @@ class Table:
     is_key: np.ndarray     # [N]
     end_s: float
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #5d5905ca
 def _scan(container, stream) -> Table:
     clock, rows = Clockwork(container, stream), []
     try:
         for timed in clock.all(container.demux(stream)):
             packet = timed.packet
             if not packet.size or timed.time_s is None: continue
-            rows.append((timed.time_s, timed.shift_s, packet.dts if packet.dts is not None else -1, packet.pos or 0, packet.is_keyframe))
+            rows.append((timed.time_s, timed.shift_s, packet.dts if packet.dts is not None else -1, packet.pos or 0,
+                         packet.is_keyframe))
     except av.FFmpegError: pass   # what can be read counts; the reader says what is lost
     columns = [np.array(column) for column in zip(*rows)] or [np.zeros(0)] * 5
     return Table(*columns, end_s=_end_of(np.sort(columns[0]), clock.spacing_s))
@@ -226,9 +233,11 @@ def table_of(
     state = Path(path).stat()
     return _kept_table(Path(path).resolve(), track, opener, state.st_size, state.st_mtime_ns)
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #9f07d7e2
 def has_index(stream) -> bool:
     "Whether the file lists all of its pictures"
-    return bool(stream.frames) and len(stream.index_entries) == stream.frames and stream.container.format.name.startswith('mov')
+    return (bool(stream.frames) and len(stream.index_entries) == stream.frames
+            and stream.container.format.name.startswith('mov'))
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #542c114c
 def clock_of(
@@ -243,7 +252,8 @@ def clock_of(
     found = table()
     if not len(found.times_s):
         raise VQAError('there is no picture in it', name,
-                       remedy='It holds a description of pictures but none of them: the recording may have ended at once.')
+                       remedy='It holds a description of pictures but none of them: the recording may have ended at '
+                              'once.')
     return Clock(float(found.times_s.min()), found.end_s, rate_of(container, stream))
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #8f577f74

@@ -29,11 +29,13 @@ class VideoWriter:
         self._partial = self.path.with_name(f'.{self.path.stem}.partial.mp4')
         self._container = av.open(str(self._partial), 'w', options=dict(movflags='faststart'))
         self._stream = self._container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options=dict(
-            crf=str(quality), preset=preset, bf='0'))   # no B-frames: packets leave in order of time, so the last one ends the video
+            # no B-frames: packets leave in order of time, so the last one ends the video
+            crf=str(quality), preset=preset, bf='0'))
         self._stream.pix_fmt, self._stream.codec_context.time_base, self._last = 'yuv420p', Fraction(1, 90000), None
 
     def write(self,
-        image:np.ndarray,   # uint8 [H, W, 3], RGB; an odd last row or column is dropped; later ones are fitted to the first's size
+        # uint8 [H, W, 3], RGB; an odd last row or column is dropped; later ones are fitted to the first's size
+        image:np.ndarray,
         time_s:float,       # When it is shown, later than the frame before
     ) -> None:
         height, width = (side // 2 * 2 for side in image.shape[:2])
@@ -43,14 +45,17 @@ class VideoWriter:
             width, height = self._stream.width, self._stream.height
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         if self._last is not None and ticks <= self._last:
-            raise VQAError(f'frame at {time_s:.3f} s is not later than the one before', self.path, remedy='Write frames in order.')
+            raise VQAError(f'frame at {time_s:.3f} s is not later than the one before', self.path,
+                           remedy='Write frames in order.')
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:height, :width]), format='rgb24')
-        frame.pts, frame.time_base, frame.duration, self._last = ticks, Fraction(1, 90000), round(90000 / self.fps), ticks
+        frame.pts, frame.time_base, frame.duration, self._last = ticks, Fraction(1,
+                                                                                 90000), round(90000 / self.fps), ticks
         self._mux(self._stream.encode(frame))
 
     def _mux(self, packets):
         for packet in packets:
-            packet.duration = round(1 / self.fps / packet.time_base)   # counts for the last one; the others last until the next
+            # counts for the last one; the others last until the next
+            packet.duration = round(1 / self.fps / packet.time_base)
             self._container.mux(packet)
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)  # it announces a missing extra whenever it is imported
+# it announces a missing extra whenever it is imported
+logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -34,7 +35,8 @@ class AdapterConfig:
     lora_rank:int=8                             # r: columns of A and B
     lora_alpha:float=8.                         # The update is scaled by alpha / r
     lora_dropout:float=0.
-    lora_targets:tuple[str,...]=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')  # In the language model
+    # In the language model
+    lora_targets:tuple[str,...]=('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
     use_dora:bool=False                         # Weight-decomposed LoRA (Liu et al., 2024)
     use_rslora:bool=False                       # Scale by alpha / sqrt(r) (Kalajdzievski, 2023)
     freeze_vision:bool=True                     # Nothing in the vision tower trains
@@ -43,6 +45,7 @@ class AdapterConfig:
 
 VISION_TARGETS = ('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #d33e4289
 def add_adapter(
     model,                # From `load_base`
     config:AdapterConfig,
@@ -62,14 +65,17 @@ def add_adapter(
     try:
         with _quietly():
             return get_peft_model(model, LoraConfig(
-                r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets,
+                r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout,
+                target_modules=targets,
                 use_dora=config.use_dora, use_rslora=config.use_rslora, task_type='CAUSAL_LM',
                 modules_to_save=['multi_modal_projector'] if config.train_projector else None))
     except ValueError as error:
         raise VQAError(f"LoRA cannot be put on {', '.join(config.lora_targets)} ({str(error).splitlines()[0]:.120})") from None
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #4f34559d
 def _unfreeze(model, config:AdapterConfig):
-    if getattr(model, 'quantization_method', None): raise VQAError('a 4-bit model cannot be trained whole', remedy='Use mode: qlora.')
+    if getattr(model, 'quantization_method', None):
+        raise VQAError('a 4-bit model cannot be trained whole', remedy='Use mode: qlora.')
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(not config.freeze_vision)
     model.model.multi_modal_projector.requires_grad_(config.train_projector)
@@ -93,6 +99,7 @@ def versions() -> dict[str, str]:
     "The versions that matter for a result"
     return {name: importlib.metadata.version(name) for name in ('torch', 'transformers', 'peft', 'datasets')}
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #fcf92a67
 @dataclass(frozen=True)
 class AdapterInfo:
     "All that inference needs beside the weights"
@@ -123,25 +130,32 @@ class AdapterInfo:
         return {f.name: getattr(self, f.name) for f in fields(self)} | dict(schema=self.schema.to_dict())
 
     def save(self, folder:str|Path) -> None:
-        (Path(folder) / INFO_FILE).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
+        (Path(folder) / INFO_FILE).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n',
+                                              encoding='utf-8')
 
     @classmethod
     def load(cls, folder:str|Path) -> 'AdapterInfo':
         "From an adapter folder; `VQAError` when it is not one"
         path = Path(folder) / INFO_FILE
         try: values = json.loads(path.read_text(encoding='utf-8'))
-        except FileNotFoundError: raise VQAError('this is not an adapter folder', folder, remedy=f'It should hold {INFO_FILE}.') from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error: raise VQAError(f'not JSON ({error})', path) from None
+        except FileNotFoundError:
+            raise VQAError('this is not an adapter folder', folder, remedy=f'It should hold {INFO_FILE}.') from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise VQAError(f'not JSON ({error})', path) from None
         known = {f.name for f in fields(cls)}
-        try: return cls(**{k: v for k, v in values.items() if k in known} | dict(schema=EventSchema.from_dict(values['schema'])))
+        try:
+            return cls(**{k: v for k, v in values.items() if k in known}
+                       | dict(schema=EventSchema.from_dict(values['schema'])))
         except (KeyError, TypeError) as error: raise VQAError(f'a key is missing ({error})', path) from None
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #90b27661
 def describe_base(
     model,                # From `load_base`, with or without an adapter
     name:str|Path,        # What it was loaded as
 ) -> dict:
     "The fields of `AdapterInfo` that the base decides"
-    return dict(base_model=str(name), base_fingerprint=base_fingerprint(name), image_size=model.config.vision_config.image_size,
+    return dict(base_model=str(name), base_fingerprint=base_fingerprint(name),
+                image_size=model.config.vision_config.image_size,
                 soft_capping=has_soft_capping(model))
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #26b6701e
@@ -153,7 +167,8 @@ def save_adapter(
 ) -> Path:
     "Write the trained weights and `info` to `folder`"
     folder = Path(folder)
-    check_finite(((name, p) for name, p in model.named_parameters() if p.requires_grad), folder, 'It is not saved; what was there before is kept.')
+    check_finite(((name, p) for name, p in model.named_parameters() if p.requires_grad), folder,
+                 'It is not saved; what was there before is kept.')
     partial = folder.with_name(f'{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -165,10 +180,12 @@ def save_adapter(
     finally: shutil.rmtree(partial, ignore_errors=True)   # half an adapter, if anything went wrong
     return folder
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #aa7663ff
 def _write(model, partial:Path, info:AdapterInfo, processor) -> None:
     if isinstance(model, PeftModel):
         config = model.peft_config['default']
-        path, config.base_model_name_or_path = config.base_model_name_or_path, info.base_model   # PEFT would write this machine's path
+        # PEFT would write this machine's path
+        path, config.base_model_name_or_path = config.base_model_name_or_path, info.base_model
         try: model.save_pretrained(partial, save_embedding_layers=False)   # 'auto' asks the hub
         finally: config.base_model_name_or_path = path
         (partial / 'README.md').unlink(missing_ok=True)                    # a card of "More Information Needed"
@@ -185,8 +202,10 @@ def _replace(new:Path, folder:Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #bfddb8a5
-_RENAMED = ((r'^base_model\.model\.', ''), (r'^model\.(?=language_model|vision_tower|multi_modal_projector)', ''),  # to bare names first
-            (r'^language_model\.lm_head', 'lm_head'), (r'^language_model\.model\.', 'language_model.'), (r'^vision_tower\.vision_model\.', 'vision_tower.'),
+# to bare names first
+_RENAMED = ((r'^base_model\.model\.', ''), (r'^model\.(?=language_model|vision_tower|multi_modal_projector)', ''),
+            (r'^language_model\.lm_head', 'lm_head'), (r'^language_model\.model\.', 'language_model.'),
+            (r'^vision_tower\.vision_model\.', 'vision_tower.'),
             (r'^(?=language_model|vision_tower|multi_modal_projector)', 'model.'), (r'^', 'base_model.model.'))
 
 def current_key(key:str) -> str:
@@ -207,10 +226,12 @@ def _target_modules(model, config:LoraConfig) -> set[str]:
     def is_target(name):
         if isinstance(targets, str): return re.fullmatch(targets, name) is not None
         return any(name == target or name.endswith(f'.{target}') for target in targets)
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and name != 'lm_head']
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+              and name != 'lm_head']
     if targets == 'all-linear': return set(linear)
     return {name for name in linear if any(is_target(old) for old in _old_names(name))}
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #794bfd1f
 def load_lora(
     model,             # From `load_base`
     folder:str|Path,   # With PEFT's two files
@@ -227,22 +248,31 @@ def load_lora(
         with _quietly(): model = get_peft_model(model, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         if expected.keys() != tensors.keys():
-            raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
+            raise _mismatch(folder, missing=expected.keys() - tensors.keys(),
+                            unexpected=tensors.keys() - expected.keys())
         set_peft_model_state_dict(model, tensors)
     except RuntimeError as error:
-        raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})', folder) from None
+        raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})',
+                       folder) from None
     return model.eval()
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #85fe1c50
 def _read_lora(folder:Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
     if not (folder / 'adapter_model.safetensors').exists():
-        raise VQAError('there is no adapter_model.safetensors', folder, remedy='Only safetensors are loaded; save the adapter again.')
-    try: return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key, value in load_file(folder / 'adapter_model.safetensors').items()}
+        raise VQAError('there is no adapter_model.safetensors', folder,
+                       remedy='Only safetensors are loaded; save the adapter again.')
+    try:
+        return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key,
+                                                         value in load_file(folder / 'adapter_model.safetensors').items()}
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
-        raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder, remedy='Copy it again.') from error
+        raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder,
+                       remedy='Copy it again.') from error
 
 def _mismatch(folder, missing, unexpected) -> VQAError:
-    parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names, what in ((missing, 'missing'), (unexpected, 'unexpected')) if names]
-    return VQAError(f"the adapter does not fit this base: {', '.join(parts)}", folder, remedy='Nothing was loaded; use the base it was trained on.')
+    parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names,
+             what in ((missing, 'missing'), (unexpected, 'unexpected')) if names]
+    return VQAError(f"the adapter does not fit this base: {', '.join(parts)}", folder,
+                    remedy='Nothing was loaded; use the base it was trained on.')
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #cb1053a7
 def load_adapter(
@@ -259,26 +289,34 @@ def load_adapter(
     folder = _adapter_folder(Path(folder))
     info = AdapterInfo.load(folder)
     if soft_capping is not None and soft_capping != info.soft_capping:
-        raise VQAError(f'the adapter was trained with soft-capping {_on(info.soft_capping)}', folder, remedy='Leave soft_capping out.')
+        raise VQAError(f'the adapter was trained with soft-capping {_on(info.soft_capping)}', folder,
+                       remedy='Leave soft_capping out.')
     is_whole = (folder / 'config.json').exists()
     name = folder if is_whole else base or info.base_model
     if not is_whole and (found := base_fingerprint(name)) != info.base_fingerprint:
-        raise VQAError(f"the adapter was trained on another base ('{info.base_model}' {info.base_fingerprint}, not '{name}' {found})", folder,
+        raise VQAError(f"the adapter was trained on another base ('{info.base_model}' {info.base_fingerprint}, not "
+                       f"'{name}' {found})", folder,
                        remedy='Give the base it was trained on.')
     is_capped = getattr(_read_config(base_folder(name)).text_config, 'attn_logit_softcapping', None) is not None
     if is_whole and is_capped != info.soft_capping:
-        raise VQAError(f'config.json has soft-capping {_on(is_capped)} and {INFO_FILE} {_on(info.soft_capping)}', folder, remedy='Merge again.')
+        raise VQAError(f'config.json has soft-capping {_on(is_capped)} and {INFO_FILE} {_on(info.soft_capping)}',
+                       folder, remedy='Merge again.')
     quantization = quantization or ('nf4' if info.mode == 'qlora' else 'none')
-    model, processor = load_base(name, dtype=dtype, device=device, attention=attention, soft_capping=info.soft_capping or False,
+    model, processor = load_base(name, dtype=dtype, device=device, attention=attention,
+                                 soft_capping=info.soft_capping or False,
                                  quantization=None if quantization == 'none' else quantization)
     if not is_whole:
         model = load_lora(model, folder)
-        if merge and quantization == 'none': model = model.merge_and_unload()   # merging into four bits would round it away
+        # merging into four bits would round it away
+        if merge and quantization == 'none': model = model.merge_and_unload()
     return model.eval(), processor, info
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #ef5d5c0f
 def _adapter_folder(folder:Path) -> Path:
-    if not folder.exists(): raise VQAError('there is no such folder', folder, remedy='Give the folder of an adapter or of a training run.')
-    return folder / 'adapter' if not (folder / INFO_FILE).exists() and (folder / 'adapter' / INFO_FILE).exists() else folder
+    if not folder.exists():
+        raise VQAError('there is no such folder', folder, remedy='Give the folder of an adapter or of a training run.')
+    return (folder / 'adapter' if not (folder / INFO_FILE).exists() and (folder / 'adapter' / INFO_FILE).exists()
+            else folder)
 
 def _on(fact:bool) -> str: return 'on' if fact else 'off'
 
@@ -292,15 +330,20 @@ def adapter_settings(
     if (folder / 'config.json').exists(): return dict(base=str(folder), mode='full', soft_capping=None), info
     config, tensors = _read_lora(folder)
     if (found := base_fingerprint(info.base_model)) != info.base_fingerprint:
-        raise VQAError(f"the adapter was trained on another '{info.base_model}' ({info.base_fingerprint}, not {found})", folder)
+        raise VQAError(f"the adapter was trained on another '{info.base_model}' ({info.base_fingerprint}, not {found})",
+                       folder)
     places = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
     has_vision = any('vision_tower' in place for place in places)
-    targets = tuple(name for name in AdapterConfig().lora_targets if any(place.endswith(f'.{name}') for place in places if 'language_model' in place))
-    return dict(base=info.base_model, mode=info.mode, soft_capping=info.soft_capping or False, lora_rank=config.r, lora_alpha=float(config.lora_alpha),
-                lora_dropout=config.lora_dropout, lora_targets=targets, use_dora=config.use_dora, use_rslora=config.use_rslora,
+    targets = tuple(name for name in AdapterConfig().lora_targets
+                    if any(place.endswith(f'.{name}') for place in places if 'language_model' in place))
+    return dict(base=info.base_model, mode=info.mode, soft_capping=info.soft_capping or False, lora_rank=config.r,
+                lora_alpha=float(config.lora_alpha),
+                lora_dropout=config.lora_dropout, lora_targets=targets, use_dora=config.use_dora,
+                use_rslora=config.use_rslora,
                 vision_lora=has_vision, freeze_vision=not has_vision,
                 train_projector=any('multi_modal_projector' in key and '.lora_' not in key for key in tensors)), info
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #ed69ae14
 def continue_adapter(
     model,                # From `add_adapter`, with the settings of `adapter_settings`
     folder:str|Path,
@@ -310,9 +353,12 @@ def continue_adapter(
     _, tensors = _read_lora(folder)
     check_finite(tensors.items(), folder)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if expected.keys() != tensors.keys(): raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
+    if expected.keys() != tensors.keys():
+        raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
     try: set_peft_model_state_dict(model, tensors)
-    except RuntimeError as error: raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})', folder) from None
+    except RuntimeError as error:
+        raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})',
+                       folder) from None
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #32c16626
 def merge_adapter(
@@ -323,7 +369,8 @@ def merge_adapter(
 ) -> Path:
     "Write base and adapter as one checkpoint"
     out_folder = Path(out_folder)
-    if out_folder.exists() and any(out_folder.iterdir()): raise VQAError('the folder is not empty', out_folder, remedy='Choose another.')
+    if out_folder.exists() and any(out_folder.iterdir()):
+        raise VQAError('the folder is not empty', out_folder, remedy='Choose another.')
     model, processor, info = load_adapter(folder, base, dtype=dtype, device='cpu', quantization='none')
     partial = out_folder.with_name(f'{out_folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)

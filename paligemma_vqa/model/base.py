@@ -13,7 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)  # it announces a missing extra whenever it is imported
+# it announces a missing extra whenever it is imported
+logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)
 
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
@@ -37,11 +38,15 @@ def base_folder(
     if str(name) == 'tiny': folder = Path(str(files('paligemma_vqa') / 'bases' / 'tiny'))
     elif Path(name).is_dir(): folder = Path(name)
     elif re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(name)): folder = _from_hub(str(name))
-    else: raise VQAError(f"there is no base model '{name}'", remedy="Use 'tiny', a folder, or a name such as google/paligemma2-3b-pt-448.")
+    else:
+        raise VQAError(f"there is no base model '{name}'",
+                       remedy="Use 'tiny', a folder, or a name such as google/paligemma2-3b-pt-448.")
     return _check_files(folder)
 
+# %% ../../nbs/0_ground/21_base.ipynb #12722f77
 def _from_hub(name:str) -> Path:
-    remedy = (f'Put the weights in a folder and give its path, or log in (hf auth login) and accept the licence: {_LICENCE.format(name=name)} . '
+    remedy = (f'Put the weights in a folder and give its path, or log in (hf auth login) and accept the licence: '
+              f'{_LICENCE.format(name=name)} . '
               f'Downloads are kept in {constants.HF_HUB_CACHE}.')
     try:
         folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=list(HUB_FILES)))
@@ -50,18 +55,23 @@ def _from_hub(name:str) -> Path:
     try:
         HfApi().model_info(name, timeout=5)   # the download itself would go on trying for minutes
         return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
-    except Exception as error:                # offline, not found, not logged in, licence not accepted: the remedy is the same
+    # offline, not found, not logged in, licence not accepted: the remedy is the same
+    except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise VQAError(f"the weights of '{name}' are not on this machine and cannot be fetched ({reason[0]:.120})", remedy=remedy) from None
+        raise VQAError(f"the weights of '{name}' are not on this machine and cannot be fetched ({reason[0]:.120})",
+                       remedy=remedy) from None
 
 def _check_files(folder:Path) -> Path:
     index = folder / 'model.safetensors.index.json'
-    shards = sorted(set(json.loads(index.read_text())['weight_map'].values())) if index.exists() else ['model.safetensors']
+    shards = (sorted(set(json.loads(index.read_text())['weight_map'].values())) if index.exists()
+              else ['model.safetensors'])
     if not (folder / 'config.json').exists():
-        raise VQAError('there is no config.json', folder, remedy='Give the folder of a PaliGemma checkpoint as transformers saves it.')
+        raise VQAError('there is no config.json', folder,
+                       remedy='Give the folder of a PaliGemma checkpoint as transformers saves it.')
     for shard in shards:
         if not (folder / shard).exists():
-            raise VQAError(f'{shard} is missing', folder, remedy='Only safetensors are loaded; copy the whole checkpoint.')
+            raise VQAError(f'{shard} is missing', folder,
+                           remedy='Only safetensors are loaded; copy the whole checkpoint.')
     return folder
 
 # %% ../../nbs/0_ground/21_base.ipynb #f671d0df
@@ -78,7 +88,8 @@ def base_fingerprint(
                 if tensor == '__metadata__': continue
                 start, end = entry['data_offsets']
                 file.seek(8 + size + start + (end - start) // 2)
-                digest.update(json.dumps([tensor, entry['dtype'], entry['shape']]).encode() + file.read(min(32, (end - start + 1) // 2)))
+                digest.update(json.dumps([tensor, entry['dtype'], entry['shape']]).encode()
+                              + file.read(min(32, (end - start + 1) // 2)))
     return digest.hexdigest()[:12]
 
 # %% ../../nbs/0_ground/21_base.ipynb #6c830f98
@@ -95,11 +106,13 @@ def choose_attention(
         if not soft_capping: return 'sdpa'
         return 'flex_attention' if training and device.startswith('cuda') else 'eager'
     if attention.startswith('flash'):
-        raise VQAError(f'{attention} lets the answer see its own next words', remedy=f"Use one of {', '.join(TEXT_ATTENTION)}.")
+        raise VQAError(f'{attention} lets the answer see its own next words',
+                       remedy=f"Use one of {', '.join(TEXT_ATTENTION)}.")
     if attention not in TEXT_ATTENTION:
         raise VQAError(f"unknown attention '{attention}'", remedy=f"Use one of {', '.join(TEXT_ATTENTION)}.")
     if attention == 'sdpa' and soft_capping:
-        raise VQAError('sdpa leaves the soft-capping out', remedy="Use 'eager' or 'flex_attention', or train with soft_capping: false.")
+        raise VQAError('sdpa leaves the soft-capping out',
+                       remedy="Use 'eager' or 'flex_attention', or train with soft_capping: false.")
     if attention == 'flex_attention' and training and device == 'cpu':
         raise VQAError('flex_attention cannot train on a CPU', remedy="Use 'eager'.")
     return attention
@@ -115,7 +128,8 @@ def load_base(
     training:bool=False,             # Whether the attention must have a backward pass
 ):
     "(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model"
-    if quantization not in (None, 'nf4'): raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
+    if quantization not in (None, 'nf4'):
+        raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
     folder = base_folder(name)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     config = _read_config(folder)
@@ -137,7 +151,8 @@ def load_base(
         raise VQAError(f'the checkpoint cannot be loaded ({str(error).splitlines()[0]:.200})', folder,
                        remedy='Copy or download it again.') from error
     if wrong := [*report['missing_keys'], *report['unexpected_keys'], *report['mismatched_keys']]:
-        raise VQAError(f'the checkpoint does not fit a PaliGemma ({len(wrong)} tensors, such as {sorted(map(str, wrong))[0]})', folder)
+        raise VQAError(f'the checkpoint does not fit a PaliGemma ({len(wrong)} tensors, such as '
+                       f'{sorted(map(str, wrong))[0]})', folder)
     check_processor(processor, model.config, folder)
     check_finite(model.named_parameters(), folder)
     # transformers refuses SDPA for every Gemma 2, though without soft-capping, as here, it computes the same.
@@ -145,12 +160,14 @@ def load_base(
     if not quantization: model.to(device)
     return model.eval(), processor
 
+# %% ../../nbs/0_ground/21_base.ipynb #8af3f999
 def check_processor(
     processor,      # A `PaliGemmaProcessor`
     config,         # Of the model
     folder:Path,    # Where both come from
 ) -> None:
-    "`VQAError` when the processor makes pictures of another size, or another number of places for them, than the model reads"
+    """`VQAError` when the processor makes pictures of another size, or another number of places for them, than the
+    model reads"""
     made, read = processor_image_size(processor), config.vision_config.image_size
     if made != read:
         raise VQAError(f'the processor makes pictures of {made} pixels a side, and the model reads {read}', folder,
@@ -172,10 +189,13 @@ def _quietly():
     finally:
         if had_bars: transformers_logging.enable_progress_bar()
 
+# %% ../../nbs/0_ground/21_base.ipynb #603583e8
 def _read_config(folder:Path):
     try: config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError) as error: raise VQAError(f'config.json cannot be read ({str(error).splitlines()[0]:.120})', folder) from None
-    if config.model_type != 'paligemma': raise VQAError(f"this is a '{config.model_type}' model, not a PaliGemma", folder)
+    except (ValueError, OSError) as error:
+        raise VQAError(f'config.json cannot be read ({str(error).splitlines()[0]:.120})', folder) from None
+    if config.model_type != 'paligemma':
+        raise VQAError(f"this is a '{config.model_type}' model, not a PaliGemma", folder)
     return config
 
 def _nf4(dtype) -> BitsAndBytesConfig:

@@ -33,7 +33,8 @@ def resize_image(
 def preprocess_images(
     images:Sequence[np.ndarray],    # uint8 `[height, width, 3]`, as from `open_image`; sizes may differ
     image_size:int,                 # Pixels a side
-    augment:Callable[[np.ndarray], np.ndarray]|None=None,  # Changes a resized picture, uint8 `[image_size, image_size, 3]`
+    # Changes a resized picture, uint8 `[image_size, image_size, 3]`
+    augment:Callable[[np.ndarray], np.ndarray]|None=None,
 ) -> torch.Tensor:                  # float32 `[len(images), 3, image_size, image_size]`, -1 … 1
     "Pictures as the model reads them"
     batch = torch.empty(len(images), 3, image_size, image_size)
@@ -50,10 +51,13 @@ def processor_image_size(
     "Pixels a side that `processor` makes; `VQAError` when it does anything that `preprocess_images` does not"
     images = getattr(processor, 'image_processor', processor)
     size = dict(images.size)
-    facts = dict(square=size.get('height') == size.get('width') is not None, bicubic=images.resample == Image.Resampling.BICUBIC,
+    facts = dict(square=size.get('height') == size.get('width') is not None,
+                 bicubic=images.resample == Image.Resampling.BICUBIC,
                  mean=list(images.image_mean) == [0.5] * 3, deviation=list(images.image_std) == [0.5] * 3,
                  scale=abs(images.rescale_factor * 255 - 1) < 1e-6,
-                 steps=bool(images.do_resize and images.do_rescale and images.do_normalize) and not getattr(images, 'do_center_crop', None))
+                 steps=bool(images.do_resize and images.do_rescale and images.do_normalize)
+                 and not getattr(images, 'do_center_crop', None))
     if wrong := [name for name, is_usual in facts.items() if not is_usual]:
-        raise VQAError(f"the processor prepares pictures in another way ({', '.join(wrong)})", remedy='Use the processor of a PaliGemma checkpoint.')
+        raise VQAError(f"the processor prepares pictures in another way ({', '.join(wrong)})",
+                       remedy='Use the processor of a PaliGemma checkpoint.')
     return size['height']

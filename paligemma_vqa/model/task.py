@@ -26,7 +26,8 @@ class Task:
         object.__setattr__(self, 'question', self.question or self.schema.question())
         object.__setattr__(self, 'answer_format', self.answer_format or self.schema.answer_format)
         if self.answer_format not in self.schema.answer_formats:
-            raise VQAError(f"no answer format '{self.answer_format}'", remedy=f"There is {', '.join(self.schema.answer_formats)}.")
+            raise VQAError(f"no answer format '{self.answer_format}'",
+                           remedy=f"There is {', '.join(self.schema.answer_formats)}.")
         format_prompt(self.question)
 
     def render(self, annotation:Mapping[str, str]) -> str:
@@ -73,13 +74,16 @@ class TaskSurvey:
         "What a user should know before training on it, a sentence each; none when everything is alike"
         found = []
         if len(self.formats) > 1:
-            found.append(f"the answers are written in {len(self.formats)} formats ({_shares(self.formats)}): all are trained as they are, and "
+            found.append(f"the answers are written in {len(self.formats)} formats ({_shares(self.formats)}): all are "
+                         f"trained as they are, and "
                          f"'{self.task.answer_format}' is the one that the model will answer in")
         if len(self.questions) > 1:
-            found.append(f'{len(self.questions)} questions are asked ({_shares(self.questions, 60)}): all are trained as they are, and '
+            found.append(f'{len(self.questions)} questions are asked ({_shares(self.questions, 60)}): all are trained '
+                         f'as they are, and '
                          f"'{self.task.question:.60}' is the one that will be asked")
         if self.loose:
-            found.append(f'{self.loose} answers are not spelled as their format spells them: `paligemma-vqa lint --fix` rewrites them')
+            found.append(f'{self.loose} answers are not spelled as their format spells them: `paligemma-vqa lint '
+                         f'--fix` rewrites them')
         return found
 
     def to_dict(self) -> dict:
@@ -87,6 +91,7 @@ class TaskSurvey:
         return dict(question=self.task.question, answer_format=self.task.answer_format, questions=dict(self.questions),
                     formats=dict(self.formats), loose=self.loose)
 
+# %% ../../nbs/0_ground/25_task.ipynb #eb9eee92
 def _shares(counts:Mapping[str, int], width:int=30) -> str:
     shown = [f"{number} '{name:.{width}}'" for name, number in list(counts.items())[:4]]
     return ', '.join(shown + [f'and {len(counts) - 4} more'] * (len(counts) > 4))
@@ -96,7 +101,8 @@ def survey_task(
     pairs:Iterable[tuple[str, str]],   # Question and answer of each record
     schema:EventSchema,
 ) -> TaskSurvey:
-    "Which question and format a data set has, by count; `VQAError` for an answer that cannot be read, or without records"
+    """Which question and format a data set has, by count; `VQAError` for an answer that cannot be read, or without
+    records"""
     counts = Counter(pairs)
     if not counts: raise VQAError('there are no records to learn a task from', remedy='Label some pictures first.')
     questions, formats, unsure, loose = Counter(), Counter(), Counter(), 0
@@ -106,7 +112,8 @@ def survey_task(
         loose += 0 if is_exact else number
         if len(names) == 1: formats[names[0]] += number
         else: unsure[tuple(names)] += number
-    for names, number in unsure.items(): formats[_commonest({name: formats[name] for name in names}, schema.answer_formats)] += number
+    for names, number in unsure.items():
+        formats[_commonest({name: formats[name] for name in names}, schema.answer_formats)] += number
     asked = _commonest(questions, map(schema.question, schema.questions))
     task = Task(schema, asked, _commonest(formats, schema.answer_formats))
     return TaskSurvey(task, dict(questions.most_common()), dict(formats.most_common()), loose)

@@ -20,7 +20,8 @@ def not_finite(
     tensors:Iterable[tuple[str, torch.Tensor]],   # Name and tensor, as from `named_parameters`
 ) -> list[str]:
     "The names of the tensors that hold a NaN or an infinity"
-    floating = [(name, tensor.detach()) for name, tensor in tensors if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta]
+    floating = [(name, tensor.detach()) for name,
+                tensor in tensors if tensor.is_floating_point() and tensor.numel() and not tensor.is_meta]
     flags = [torch.isfinite(torch.stack(torch.aminmax(tensor))).all() for _, tensor in floating]
     return [name for (name, _), is_fine in zip(floating, flags) if not is_fine]
 
@@ -31,10 +32,12 @@ def check_finite(
 ) -> None:
     "`VQAError` that names the file when a weight is not a number"
     if names := not_finite(tensors):
-        raise VQAError(f"{len(names)} tensors hold weights that are not numbers, such as {names[0]}", path, remedy=remedy, exit_code=1)
+        raise VQAError(f"{len(names)} tensors hold weights that are not numbers, such as {names[0]}", path,
+                       remedy=remedy, exit_code=1)
 
 # %% ../../nbs/0_ground/16_weights.ipynb #99249260
-_FULL = ('no space left', 'disk quota', 'pytorchstreamwriter', 'unexpected pos', 'file write failed', 'enforce fail at inline_container')
+_FULL = ('no space left', 'disk quota', 'pytorchstreamwriter', 'unexpected pos', 'file write failed',
+         'enforce fail at inline_container')
 
 @contextmanager
 def saving(
@@ -46,11 +49,13 @@ def saving(
     except VQAError: raise
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise VQAError('no space left on the disk' if is_full else f'cannot be written ({error.strerror or error})', error.filename or folder,
+        raise VQAError('no space left on the disk' if is_full else f'cannot be written ({error.strerror or error})',
+                       error.filename or folder,
                        remedy=f"{'Free some and go on. ' if is_full else ''}{remedy}", exit_code=1) from error
     except Exception as error:   # safetensors and torch have types of their own
         if not any(sign in str(error).lower() for sign in _FULL): raise
-        raise VQAError('no space left on the disk', folder, remedy=f'Free some and go on. {remedy}', exit_code=1) from error
+        raise VQAError('no space left on the disk', folder, remedy=f'Free some and go on. {remedy}',
+                       exit_code=1) from error
 
 # %% ../../nbs/0_ground/16_weights.ipynb #1e17a221
 def check_place(
@@ -63,4 +68,5 @@ def check_place(
         if not place.is_dir(): raise VQAError('is a file, not a folder', place, remedy='Choose another folder.')
         with tempfile.TemporaryFile(dir=place): pass
     except OSError as error:
-        raise VQAError(f'cannot be written ({error.strerror or error})', folder, remedy='Choose another folder.') from None
+        raise VQAError(f'cannot be written ({error.strerror or error})', folder,
+                       remedy='Choose another folder.') from None

@@ -36,9 +36,12 @@ def _fill(canvas, place:Place, points, color) -> None:
     cv2.fillPoly(canvas, [fixed_point(place.to_pixels(points))], color, cv2.LINE_AA, shift=4)
 
 def _stroke(canvas, place:Place, points, color, width:float) -> None:
-    cv2.polylines(canvas, [fixed_point(place.to_pixels(points))], False, color, max(1, round(width * place.unit)), cv2.LINE_AA, shift=4)
+    cv2.polylines(canvas, [fixed_point(place.to_pixels(points))], False, color, max(1, round(width * place.unit)),
+                  cv2.LINE_AA, shift=4)
 
-def blend(canvas, place:Place, points, color, opacity:float=1., softness:float=0.1, texture:np.ndarray|None=None) -> None:
+# %% ../../nbs/7_scenes/01_drawings.ipynb #e44df9a1
+def blend(canvas, place:Place, points, color, opacity:float=1., softness:float=0.1,
+          texture:np.ndarray|None=None) -> None:
     "Fill with a soft edge, and with holes where `texture` (0 to 1, any size) is dark"
     outline, margin = place.to_pixels(points), 2 * softness * place.unit + 2
     height, width = canvas.shape[:2]
@@ -72,32 +75,38 @@ def draw_bleeding(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     elif stage < 0.5:
         length, width = 0.4 + 2 * (stage - 0.25), 0.16
         blend(canvas, place, blob(noise[:16], 0.34, 0.3) + (0, -0.5), red, softness=0.04)
-        blend(canvas, place, [(-width, -0.5), (width, -0.5), (1.2 * width, length), (0, length + 0.2), (-1.2 * width, length)], red, softness=0.04)
+        blend(canvas, place, [(-width, -0.5), (width, -0.5), (1.2 * width, length), (0, length + 0.2),
+                              (-1.2 * width, length)], red, softness=0.04)
     elif stage < 0.75:
         blend(canvas, place, blob(noise[:16], 0.75 + 0.8 * (stage - 0.5), 0.6), red, 0.95, 0.06)
         blend(canvas, place, circle(0.16) * (1.8, 0.6) + (-0.25, -0.35), (255, 215, 210), 0.8, 0.05)
     else:
         blend(canvas, place, blob(noise[:16], 0.92, 0.7), (62, 6, 10), 0.97, 0.05)
         for i in range(3):
-            blend(canvas, place, blob(noise[16 + 8 * i:24 + 8 * i], 0.2) + (noise[40 + 2 * i:42 + 2 * i] - 0.5), (28, 2, 6), 0.9, 0.05)
+            blend(canvas, place, blob(noise[16 + 8 * i:24 + 8 * i], 0.2) + (noise[40 + 2 * i:42 + 2 * i] - 0.5),
+                  (28, 2, 6), 0.9, 0.05)
 
 def _shaft(canvas, place:Place, length:float=9.) -> None:
     _fill(canvas, place, [(0, -0.17), (length, -0.17), (length, 0.17), (0, 0.17)], (92, 96, 104))
     _fill(canvas, place, [(0, -0.12), (length, -0.12), (length, -0.02), (0, -0.02)], (196, 200, 208))
 
+# %% ../../nbs/7_scenes/01_drawings.ipynb #a960d87c
 def draw_grasper(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     place = replace(place, unit=1.15 * place.unit)
     opening = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55), (1.15, 1.0, 0.45, 0.35, 0.05))
-    if 0.5 <= stage < 0.75: blend(canvas, place, blob(noise[:16], 0.42, 0.3) * (0.8, 1.4) + (-0.85, 0), (250, 214, 204), softness=0.05)
+    if 0.5 <= stage < 0.75:
+        blend(canvas, place, blob(noise[:16], 0.42, 0.3) * (0.8, 1.4) + (-0.85, 0), (250, 214, 204), softness=0.05)
     if stage >= 0.75: blend(canvas, place, blob(noise[:16], 0.55, 0.5) + (-1.0, 0), (238, 206, 92), softness=0.04)
     _shaft(canvas, place)
     for side in (-1, 1):
         cos, sin = math.cos(opening), side * math.sin(opening)
         turn = np.array([[cos, sin], [-sin, cos]])
-        _fill(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side), (-0.95, 0.16 * side), (0, 0.32 * side)]) @ turn, (206, 210, 218))
+        _fill(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side), (-0.95, 0.16 * side), (0, 0.32 * side)]) @ turn,
+              (206, 210, 218))
         _stroke(canvas, place, np.array([(0.1, 0), (-0.95, 0.02 * side)]) @ turn, (70, 72, 80), 0.05)
     _fill(canvas, place, circle(0.2), (60, 62, 70))
 
+# %% ../../nbs/7_scenes/01_drawings.ipynb #517e0535
 def draw_cautery(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     place = replace(place, angle=0.)                  # smoke rises
     texture = cv2.resize(noise.reshape(8, 8).astype(np.float32), (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)
@@ -105,11 +114,13 @@ def draw_cautery(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     if stage < 0.5:
         if stage >= 0.25:
             lean, height = 0.6 * (noise[0] - 0.5), 1.1 + 1.2 * (stage - 0.25)
-            blend(canvas, place, [(-0.08, 0.5), (0.08, 0.5), (lean + 0.34, 0.6 - height), (lean - 0.34, 0.6 - height)], smoke, 0.85, 0.08)
+            blend(canvas, place, [(-0.08, 0.5), (0.08, 0.5), (lean + 0.34, 0.6 - height), (lean - 0.34, 0.6 - height)],
+                  smoke, 0.85, 0.08)
         blend(canvas, place, circle(0.42, 0, 0.5), (255, 150, 20), 0.9, 0.12)
         blend(canvas, place, circle(0.2, 0, 0.5), (255, 255, 190), 1., 0.05)
     elif stage < 0.75:
-        blend(canvas, place, blob(noise[:16], 0.95 + 0.8 * (stage - 0.5), 0.4), smoke, 0.95, 0.16, 0.55 + 0.45 * texture)
+        blend(canvas, place, blob(noise[:16], 0.95 + 0.8 * (stage - 0.5), 0.4), smoke, 0.95, 0.16,
+              0.55 + 0.45 * texture)
     else:
         blend(canvas, place, blob(noise[:16], 0.42, 0.4) + (0, 0.45), (20, 14, 12), 0.97, 0.05)
         blend(canvas, place, blob(noise[16:32], 0.7, 0.5) + (0, -0.2), smoke, 0.5, 0.2, texture)
@@ -124,6 +135,7 @@ def draw_suture(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
         bend = 0.08 * (noise[0] - 0.5)
         _stroke(canvas, place, [(x - bend, -0.5), (x, 0), (x + bend, 0.5)], (24, 44, 168), 0.15)
 
+# %% ../../nbs/7_scenes/01_drawings.ipynb #f8eaf907
 def draw_dye(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     green = (64, 226, 116)
     if stage < 0.25: blend(canvas, place, circle(0.26 + 0.3 * stage), green, softness=0.06)
@@ -176,7 +188,8 @@ def tissue(
 ) -> np.ndarray:
     "A wall of tissue, uint8 `[pixels, pixels, 3]`; read-only, because it is shared"
     rng = np.random.default_rng([7, seed])
-    rough = sum(weight * _noise_field(rng, pixels, cells) for cells, weight in ((4, 0.4), (9, 0.25), (20, 0.2), (70, 0.15)))
+    rough = sum(weight * _noise_field(rng, pixels, cells) for cells,
+                weight in ((4, 0.4), (9, 0.25), (20, 0.2), (70, 0.15)))
     y, x = np.mgrid[0:1:pixels * 1j, 0:1:pixels * 1j].astype(np.float32)
     turn = rng.uniform(0, np.pi)
     across = x * math.cos(turn) + y * math.sin(turn) + 0.25 * _noise_field(rng, pixels, 5)
@@ -187,6 +200,7 @@ def tissue(
     for _ in range(int(rng.integers(3, 8))):
         headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, 40))
         path = rng.uniform(0, 1, 2) + np.cumsum(np.stack([np.cos(headings), np.sin(headings)], 1), 0) * 0.02
-        cv2.polylines(wall, [fixed_point(path * pixels)], False, tuple(0.75 * dark), max(1, round(pixels * rng.uniform(0.003, 0.009))), cv2.LINE_AA, shift=4)
+        cv2.polylines(wall, [fixed_point(path * pixels)], False, tuple(0.75 * dark),
+                      max(1, round(pixels * rng.uniform(0.003, 0.009))), cv2.LINE_AA, shift=4)
     wall.flags.writeable = False
     return wall

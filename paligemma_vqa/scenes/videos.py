@@ -29,7 +29,8 @@ def _vignette(width:int, height:int) -> np.ndarray:
     "Brightness of the endoscope's round field, float32 `[height, width, 1]`"
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     radius = np.hypot(x - width / 2, y - height / 2) / (0.5 * height)
-    return (np.clip(1.12 - 0.3 * radius ** 2, 0, 1) * np.clip((1.3 * max(1, width / height / 1.25) - radius) / 0.05, 0, 1))[..., None]
+    return (np.clip(1.12 - 0.3 * radius ** 2, 0, 1)
+            * np.clip((1.3 * max(1, width / height / 1.25) - radius) / 0.05, 0, 1))[..., None]
 
 @lru_cache(maxsize=4)
 def _grain(width:int, height:int) -> np.ndarray:
@@ -74,6 +75,7 @@ class Thing:
         start, end = self.times_s[phase - self.first_phase:][:2]
         return (phase + 0.2 + 0.6 * (time_s - start) / (end - start)) / phases
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #8f47f775
 @dataclass(frozen=True)
 class Scene:
     "A video that has not been drawn yet"
@@ -92,14 +94,17 @@ class Scene:
     def annotation(self, time_s:float) -> Annotation:
         "The truth at `time_s`"
         phases = {t.kind: t.phase(time_s) for t in self.things if t.is_event and t.phase(time_s) is not None}
-        return self.schema.check({self.schema.events[kind]: self.schema.phases[phase] for kind, phase in phases.items()})
+        return self.schema.check({self.schema.events[kind]: self.schema.phases[phase] for kind,
+                                  phase in phases.items()})
 
     def segments(self) -> list[Segment]:
         "The truth as stretches of time, by start"
-        found = [Segment(self.schema.events[t.kind], self.schema.phases[t.first_phase + i], t.times_s[i], t.times_s[i + 1], video=self.name)
+        found = [Segment(self.schema.events[t.kind], self.schema.phases[t.first_phase + i], t.times_s[i],
+                         t.times_s[i + 1], video=self.name)
                  for t in self.things if t.is_event for i in range(len(t.times_s) - 1)]
         return sorted(found, key=lambda s: (s.start_s, self.schema.events.index(s.event)))
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #38b07141
 def render_frame(
     scene:Scene,
     time_s:float,                    # From the start of the video
@@ -112,23 +117,28 @@ def render_frame(
     side = max(_WALL, 1.25 * width / height)
     wall = tissue(scene.seed, round(side * height))
     from_wall = np.array([[1 / height, 0, -side / 2], [0, 1 / height, -side / 2], [0, 0, 1]])   # wall pixels to scene
-    canvas = cv2.warpAffine(wall, to_pixels @ from_wall, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    canvas = cv2.warpAffine(wall, to_pixels @ from_wall, (width, height), flags=cv2.INTER_LINEAR,
+                            borderMode=cv2.BORDER_REFLECT)
     zoom, turn = math.hypot(*to_pixels[:, 0]), math.atan2(to_pixels[1, 0], to_pixels[0, 0])
     for thing in scene.things:
         if thing.phase(time_s) is None: continue
         x, y = to_pixels @ (thing.x, thing.y, 1)
         draw = (EVENT_DRAWINGS if thing.is_event else DISTRACTOR_DRAWINGS)[thing.kind]
-        draw(canvas, Place(x, y, thing.radius * zoom, thing.angle + turn), thing.stage(time_s, len(scene.schema.phases)), np.array(thing.noise))
+        draw(canvas, Place(x, y, thing.radius * zoom, thing.angle + turn),
+             thing.stage(time_s, len(scene.schema.phases)), np.array(thing.noise))
     for x, y, radius in scene.highlights:
         # Reflections follow the lamp more than the wall, and glitter.
         x, y = 1.3 * (to_pixels @ (x, y, 1)) - 0.15 * np.array([width, height])
-        blend(canvas, Place(x, y, radius * height * rng.uniform(0.7, 1.2), 0.6), circle(count=10) * (1, 0.55), (255, 248, 240), 0.85, 0.3)
+        blend(canvas, Place(x, y, radius * height * rng.uniform(0.7, 1.2), 0.6), circle(count=10) * (1, 0.55),
+              (255, 248, 240), 0.85, 0.3)
     dx, dy = rng.integers(0, 64, 2)
-    lit = canvas * (_vignette(width, height) * np.float32(rng.uniform(0.96, 1.02))) + _grain(width, height)[dy:dy + height, dx:dx + width]
+    lit = (canvas * (_vignette(width, height) * np.float32(rng.uniform(0.96, 1.02)))
+           + _grain(width, height)[dy:dy + height, dx:dx + width])
     return cv2.convertScaleAbs(np.maximum(lit, 0))
 
 # %% ../../nbs/7_scenes/02_videos.ipynb #ab92b251
-DEMO_SCHEMA = EventSchema(safe_flips=('horizontal',))   # a mirror image of any of the five is the same event in the same phase
+# a mirror image of any of the five is the same event in the same phase
+DEMO_SCHEMA = EventSchema(safe_flips=('horizontal',))
 
 def _free_spot(rng, things, start_s, end_s, radius) -> tuple[float, float]|None:
     others = [t for t in things if t.times_s[0] < end_s and start_s < t.times_s[-1]]
@@ -145,19 +155,23 @@ def _new_thing(rng, things, kind:int, is_event:bool, times_s, first_phase:int=0)
     draw = (EVENT_DRAWINGS if is_event else DISTRACTOR_DRAWINGS)[kind]
     # An instrument's shaft points away from the middle, so that it leaves the picture without crossing other things.
     angle = math.atan2(spot[1], spot[0]) + rng.uniform(-0.3, 0.3) if draw in REACHES_IN else rng.uniform(0, 2 * np.pi)
-    return Thing(kind, is_event, tuple(float(t) for t in times_s), first_phase, *spot, radius, angle, tuple(rng.random(64)))
+    return Thing(kind, is_event, tuple(float(t) for t in times_s), first_phase, *spot, radius, angle,
+                 tuple(rng.random(64)))
 
 def _furnish(rng, name, seed, schema, duration_s, fps, things) -> Scene:
     camera = Camera((0.05, 0.05, 0.12, 0.06), tuple(rng.uniform(0.15, 0.7, 4)), tuple(rng.uniform(0, 2 * np.pi, 4)))
     highlights = tuple((*rng.uniform(-0.45, 0.45, 2), rng.uniform(0.01, 0.03)) for _ in range(int(rng.integers(4, 10))))
     return Scene(name, seed, schema, duration_s, fps, tuple(things), camera, highlights)
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #0dcda1c5
 def check_schema(schema:EventSchema) -> EventSchema:
     "`schema`, or a `VQAError` when there are more events than drawings"
     if len(schema.events) > len(EVENT_DRAWINGS):
-        raise VQAError(f'scenes can draw {len(EVENT_DRAWINGS)} events, not {len(schema.events)}', remedy='Use a schema with fewer events.')
+        raise VQAError(f'scenes can draw {len(EVENT_DRAWINGS)} events, not {len(schema.events)}',
+                       remedy='Use a schema with fewer events.')
     return schema
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #99e20576
 def plan_scene(
     seed:int,
     schema:EventSchema=DEMO_SCHEMA,  # Its n-th event is the n-th drawing
@@ -181,7 +195,8 @@ def plan_scene(
     things = []
     for kind in rng.choice(len(DISTRACTOR_DRAWINGS), int(rng.integers(0, 3)), replace=False):
         start_s = rng.uniform(-0.5, 0.7) * duration_s
-        thing = _new_thing(rng, things, int(kind), False, (max(0, start_s), min(duration_s, start_s + rng.uniform(0.3, 1) * duration_s)))
+        thing = _new_thing(rng, things, int(kind), False,
+                           (max(0, start_s), min(duration_s, start_s + rng.uniform(0.3, 1) * duration_s)))
         if thing: things.append(thing)
     for kind, course, first in sorted(wanted, key=lambda w: w[1][0]):
         course = course[:int(np.searchsorted(course, duration_s)) + 1]
@@ -190,6 +205,7 @@ def plan_scene(
         if thing: things.append(thing)
     return _furnish(rng, name or f'scene_{seed:03d}', seed, schema, duration_s, fps, things)
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #ad215d98
 def plan_still(
     annotation:Annotation,           # What to show
     seed:int,
@@ -201,7 +217,8 @@ def plan_still(
     while True:
         things = []
         for event, phase in check_schema(schema).check(annotation).items():
-            things.append(_new_thing(rng, things, schema.events.index(event), True, (0.5 - rng.random(), 1.5), schema.phases.index(phase)))
+            things.append(_new_thing(rng, things, schema.events.index(event), True, (0.5 - rng.random(), 1.5),
+                                     schema.phases.index(phase)))
             if things[-1] is None: break
         else: break
     for kind in rng.choice(len(DISTRACTOR_DRAWINGS), distractors, replace=False):
@@ -220,7 +237,8 @@ def write_video(
     count = 0
     with av.open(str(path), 'w', options=dict(movflags='faststart')) as container:
         # Without mbtree: with it, x264 does not always write the same bytes for the same small frames
-        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001), options={'crf': '20', 'preset': 'veryfast', 'x264-params': 'mbtree=0'})
+        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001),
+                                      options={'crf': '20', 'preset': 'veryfast', 'x264-params': 'mbtree=0'})
         stream.pix_fmt = 'yuv420p'
         for image in frames:
             image = np.ascontiguousarray(image[:image.shape[0] // 2 * 2, :image.shape[1] // 2 * 2])
@@ -230,6 +248,7 @@ def write_video(
         if count: container.mux(stream.encode())
     return count
 
+# %% ../../nbs/7_scenes/02_videos.ipynb #8e609d4c
 def make_video(
     path:str|Path,                   # Ends in .mp4
     scene:Scene|int,                 # A scene, or the seed of one
@@ -257,7 +276,8 @@ def make_dataset(
     "Write a labelled data set; the same arguments write the same bytes"
     folder = Path(folder)
     if (folder / 'labels.jsonl').exists():
-        raise VQAError('there are labels here already', folder / 'labels.jsonl', remedy='Give a new folder, or move them away.')
+        raise VQAError('there are labels here already', folder / 'labels.jsonl',
+                       remedy='Give a new folder, or move them away.')
     scenes = [plan_scene(seed + i, schema, duration_s, fps) for i in range(videos)]
     (folder / 'images').mkdir(parents=True, exist_ok=True)
     records = []

@@ -27,9 +27,11 @@ class Augmentation:
 
     def __post_init__(self):
         for name in ('color', 'blur', 'glints', 'noise', 'flip'):
-            if not 0 <= getattr(self, name) <= 1: raise VQAError(f'the probability of {name} is {getattr(self, name)}', remedy='Use 0 to 1.')
+            if not 0 <= getattr(self, name) <= 1:
+                raise VQAError(f'the probability of {name} is {getattr(self, name)}', remedy='Use 0 to 1.')
         if not 0 <= self.strength <= 2: raise VQAError(f'the strength is {self.strength}', remedy='Use 0 to 2.')
-        if unknown := set(self.flips) - {'horizontal', 'vertical'}: raise VQAError(f"unknown flip '{unknown.pop()}'", remedy="Use 'horizontal' or 'vertical'.")
+        if unknown := set(self.flips) - {'horizontal', 'vertical'}:
+            raise VQAError(f"unknown flip '{unknown.pop()}'", remedy="Use 'horizontal' or 'vertical'.")
 
     @classmethod
     def for_schema(cls, schema:EventSchema, **changes) -> 'Augmentation':
@@ -50,6 +52,7 @@ class Augmentation:
         if chances[5] < self.noise: image = _add_noise(image, random, self.strength)
         return image
 
+# %% ../../nbs/3_train/02_augment.ipynb #3944d123
 def _relight(image, random, strength):
     gain, gamma = 1 + 0.2 * strength * random.uniform(-1, 1), 1.25 ** (strength * random.uniform(-1, 1))
     balance = 1 + 0.06 * strength * random.uniform(-1, 1, 3)
@@ -64,13 +67,17 @@ def _add_glints(image, random, strength):
     light = np.zeros((size, size), np.uint8)
     for _ in range(random.integers(2, 3 + round(10 * strength))):
         center, axes = random.integers(0, size, 2), np.maximum(1, size * random.uniform(0.003, 0.02, 2)).astype(int)
-        cv2.ellipse(light, center.tolist(), axes.tolist(), random.uniform(0, 180), 0, 360, int(random.integers(180, 256)), -1, cv2.LINE_AA)
+        cv2.ellipse(light, center.tolist(), axes.tolist(), random.uniform(0, 180), 0, 360,
+                    int(random.integers(180, 256)), -1, cv2.LINE_AA)
     light = cv2.GaussianBlur(light, (0, 0), size * 0.003 + 0.3)
-    return cv2.max(image, cv2.cvtColor(light, cv2.COLOR_GRAY2RGB))   # a glint saturates the sensor, it does not add to it
+    # a glint saturates the sensor, it does not add to it
+    return cv2.max(image, cv2.cvtColor(light, cv2.COLOR_GRAY2RGB))
 
+# %% ../../nbs/3_train/02_augment.ipynb #b166591e
 def _blur(image, random, strength):
     size = len(image)
-    if random.random() < 0.5: return cv2.GaussianBlur(image, (0, 0), 0.3 + size * random.uniform(0.001, 0.006) * strength)
+    if random.random() < 0.5:
+        return cv2.GaussianBlur(image, (0, 0), 0.3 + size * random.uniform(0.001, 0.006) * strength)
     length = max(3, round(size * random.uniform(0.01, 0.04) * strength)) | 1
     angle, middle = random.uniform(0, np.pi), length // 2
     step = np.array([np.cos(angle), np.sin(angle)]) * middle

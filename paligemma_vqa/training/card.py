@@ -21,7 +21,8 @@ def model_card_head(
     "The metadata that the hub reads"
     on_hub = re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', info.base_model) and not Path(info.base_model).exists()
     is_adapter = info.mode in ('lora', 'qlora')
-    head = dict(model_name=name, pipeline_tag='image-text-to-text', library_name='peft' if is_adapter else 'transformers', tags=['paligemma-vqa', info.mode])
+    head = dict(model_name=name, pipeline_tag='image-text-to-text',
+                library_name='peft' if is_adapter else 'transformers', tags=['paligemma-vqa', info.mode])
     if on_hub: head |= dict(base_model=info.base_model, base_model_relation='adapter' if is_adapter else 'finetune')
     if on_hub and info.base_model.startswith('google/paligemma'): head |= dict(license='gemma')
     return head
@@ -36,7 +37,8 @@ _LIMITS = """## Limits
 - Devices, hospitals, patients and procedures that were not in the training data can be answered worse, and no figure above
   shows it. Test on your own held-out *videos* before use.
 """
-_SETTINGS = ('mode', 'lora_rank', 'lora_alpha', 'lora_dropout', 'use_dora', 'use_rslora', 'freeze_vision', 'vision_lora', 'train_projector', 'learning_rate', 'schedule',
+_SETTINGS = ('mode', 'lora_rank', 'lora_alpha', 'lora_dropout', 'use_dora', 'use_rslora', 'freeze_vision',
+             'vision_lora', 'train_projector', 'learning_rate', 'schedule',
              'warmup_ratio', 'batch_size', 'accumulation_steps', 'epochs', 'optimizer', 'precision', 'augment', 'seed')
 
 def model_card_text(
@@ -47,20 +49,32 @@ def model_card_text(
 ) -> str:
     "The card below its head, in Markdown"
     schema = info.schema
-    parts = [f'# {name}', f'Says which of the events {", ".join(schema.events)} are visible in a picture and in which of the phases {", ".join(schema.phases)}, '
-             f'with probabilities. Trained with paligemma_vqa ({info.mode}) from `{info.base_model}`, pictures of {info.image_size} × {info.image_size} pixels.',
-             '```python\nfrom paligemma_vqa.inference import Predictor\npredictor = Predictor.from_adapter("path/of/this/folder")\npredictor.predict("picture.jpg")[0].annotation\n```',
-             '## Question and answer', f'> {info.question}', f'> {schema.render({schema.events[0]: schema.phases[0]}, info.answer_format)}',
+    parts = [f'# {name}', f'Says which of the events {", ".join(schema.events)} are visible in a picture and in which '
+                          f'of the phases {", ".join(schema.phases)}, '
+             f'with probabilities. Trained with paligemma_vqa ({info.mode}) from `{info.base_model}`, pictures of '
+             f'{info.image_size} × {info.image_size} pixels.',
+             '```python\nfrom paligemma_vqa.inference import Predictor\npredictor = '
+             'Predictor.from_adapter("path/of/this/folder")\npredictor.predict("picture.jpg")[0].annotation\n```',
+             '## Question and answer', f'> {info.question}',
+             f'> {schema.render({schema.events[0]: schema.phases[0]}, info.answer_format)}',
              '## Training data', f'Fingerprint `{info.dataset_fingerprint or "unknown"}`'
-             + (f'; pictures: {", ".join(f"{split} {number:,}" for split, number in examples.items())}' if examples else '') + '. The dataset has a card of its own.']
+             + (f'; pictures: {", ".join(f"{split} {number:,}" for split, number in examples.items())}' if examples
+                else '') + '. The dataset has a card of its own.']
     if info.metrics:
-        parts += ['## Figures', 'On the validation split, which also chose the epoch. Test figures come from `paligemma-vqa evaluate`.',
-                  '| metric | value |\n|---|---:|\n' + '\n'.join(f'| {metric} | {value:.3f} |' for metric, value in info.metrics.items() if isinstance(value, (int, float)))]
+        parts += ['## Figures', 'On the validation split, which also chose the epoch. Test figures come from '
+                                '`paligemma-vqa evaluate`.',
+                  '| metric | value |\n|---|---:|\n' + '\n'.join(f'| {metric} | {value:.3f} |' for metric,
+                                                                 value in info.metrics.items() if isinstance(value,
+                                                                                                             (int, float)))]
     if info.told: parts += ['## History', '\n'.join(f'- {sentence}' for sentence in info.told)]
-    if config: parts += ['## Settings', '| setting | value |\n|---|---:|\n' + '\n'.join(f'| {key} | {getattr(config, key)} |' for key in _SETTINGS)]
-    parts += [_LIMITS, 'Made with ' + ', '.join(f'{package} {version}' for package, version in info.versions.items()) + f'; base weights `{info.base_fingerprint}`.\n']
+    if config:
+        parts += ['## Settings', '| setting | value |\n|---|---:|\n'
+                  + '\n'.join(f'| {key} | {getattr(config, key)} |' for key in _SETTINGS)]
+    parts += [_LIMITS, 'Made with ' + ', '.join(f'{package} {version}' for package, version in info.versions.items())
+              + f'; base weights `{info.base_fingerprint}`.\n']
     return '\n\n'.join(parts)
 
+# %% ../../nbs/3_train/11_card.ipynb #c0698d3c
 def write_model_card(
     folder:str|Path,                     # Of an adapter, a merged model, or a full checkpoint
     config:TrainingConfig|None=None,
@@ -71,4 +85,5 @@ def write_model_card(
     folder, info = Path(folder), AdapterInfo.load(folder)
     resolved = folder.resolve()
     name = name or (resolved.parent.name if resolved.name == 'adapter' else resolved.name)
-    return put_card(folder / CARD, model_card_head(info, name), model_card_text(info, name, config, examples), 'paligemma-vqa train')
+    return put_card(folder / CARD, model_card_head(info, name), model_card_text(info, name, config, examples),
+                    'paligemma-vqa train')

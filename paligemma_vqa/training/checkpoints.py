@@ -27,7 +27,8 @@ def seal(
 ) -> Path:
     "Force the files of `folder` to the disk and write down what they are; returns the list"
     folder = Path(folder)
-    files = {path.relative_to(folder).as_posix(): dict(size=path.stat().st_size, sha256=_digest(path, sync=True)) for path in _files(folder)}
+    files = {path.relative_to(folder).as_posix(): dict(size=path.stat().st_size, sha256=_digest(path, sync=True))
+             for path in _files(folder)}
     for place in {folder, *(path.parent for path in _files(folder))}: sync_folder(place)
     write_atomically(folder/MANIFEST, [json.dumps(dict(files=files), indent=1).encode()])
     sync_folder(folder.parent)
@@ -46,9 +47,11 @@ def damage(
         path = folder/name
         try:
             if not path.is_file(): return f'{folder.name}: {name} is missing'
-            if (size := path.stat().st_size) != fact['size']: return f"{folder.name}: {name} has {size:,} of {fact['size']:,} bytes"
+            if (size := path.stat().st_size) != fact['size']:
+                return f"{folder.name}: {name} has {size:,} of {fact['size']:,} bytes"
             if _digest(path) != fact['sha256']: return f'{folder.name}: {name} is damaged'
-        except (OSError, KeyError, TypeError) as error: return f'{folder.name}: {name} cannot be read ({getattr(error, "strerror", None) or error})'
+        except (OSError, KeyError, TypeError) as error:
+            return f'{folder.name}: {name} cannot be read ({getattr(error, "strerror", None) or error})'
 
 # %% ../../nbs/3_train/06_checkpoints.ipynb #1799e5c7
 def _step(folder:Path) -> int: return int(folder.name.rpartition('-')[2])
@@ -57,7 +60,8 @@ def checkpoints(
     folder:str|Path,   # Of all checkpoints of a run
 ) -> list[Path]:
     "Its checkpoints, the newest first, whole or not"
-    return sorted((path for path in Path(folder).glob('checkpoint-*') if re.fullmatch(r'checkpoint-\d{1,15}', path.name) and path.is_dir()), key=_step, reverse=True)
+    return sorted((path for path in Path(folder).glob('checkpoint-*') if re.fullmatch(r'checkpoint-\d{1,15}', path.name)
+                   and path.is_dir()), key=_step, reverse=True)
 
 def newest_whole(
     folder:str|Path,

@@ -25,14 +25,16 @@ from ..model.prompt import format_prompt
 class Collator:
     "Examples to a batch; rows of a dataset as they are, or dicts with image, question and, to learn from, answer"
     processor: object                       # A `PaliGemmaProcessor`
-    train: bool = True                      # Answers are needed, and `augment` is used; a Trainer has one collator for both, so give its evaluation another
+    # Answers are needed, and `augment` is used; a Trainer has one collator for both, so give its evaluation another
+    train: bool = True
     augment: Augmentation|None = None       # Random changes of the pictures, in training only
     features: object|None = None            # A `FeatureCache`: its image features take the place of pixels
     max_length: int|None = None             # Tokens, the picture's included; a longer example is an error
     seed: int = 0                           # Of the augmentation; every worker goes on from it in its own way
 
     def __post_init__(self):
-        if self.augment and self.features: raise VQAError('cached features are of pictures without augmentation', remedy='Leave one of them out.')
+        if self.augment and self.features:
+            raise VQAError('cached features are of pictures without augmentation', remedy='Leave one of them out.')
         self.image_size = processor_image_size(self.processor)
         self._encoded, self._random = {}, (None, None)
 
@@ -42,13 +44,16 @@ class Collator:
         is_answered = None not in answers
         if not is_answered and (self.train or any(answer is not None for answer in answers)):
             i = answers.index(None)
-            raise VQAError('the example has no answer', _name(examples[i], i), remedy='Label it, or use Collator(…, train=False) for all without answers.')
+            raise VQAError('the example has no answer', _name(examples[i], i),
+                           remedy='Label it, or use Collator(…, train=False) for all without answers.')
         encoded = []
         for i, (example, answer) in enumerate(zip(examples, answers)):
             try: encoded.append(self._encode(example['question'], answer))
             except VQAError as error: raise VQAError(error.message, _name(example, i), remedy=error.remedy) from None
         batch = _pad(encoded, self.processor.tokenizer.pad_token_id, is_answered)
-        if self.features: return batch | dict(mm_encoder_outputs={'image': self.features.batch([example['image'] for example in examples])})
+        if self.features:
+            return batch | dict(mm_encoder_outputs={'image': self.features.batch([example['image']
+                                                                                  for example in examples])})
         images = [open_image(example['image'], _name(example, i)) for i, example in enumerate(examples)]
         augment = (lambda image: self.augment(image, self._generator())) if self.train and self.augment else None
         return batch | dict(pixel_values=preprocess_images(images, self.image_size, augment))
@@ -64,9 +69,11 @@ class Collator:
     def _generator(self) -> np.random.Generator:
         worker = get_worker_info()
         source = worker.seed if worker else torch.initial_seed()   # a worker's seed also differs between epochs
-        if self._random[0] != (source, worker and worker.id): self._random = ((source, worker and worker.id), np.random.default_rng([self.seed, source % 2**63]))
+        if self._random[0] != (source, worker and worker.id):
+            self._random = ((source, worker and worker.id), np.random.default_rng([self.seed, source % 2**63]))
         return self._random[1]
 
+# %% ../../nbs/3_train/01_collator.ipynb #ebf27fa0
 def encode(
     processor,                  # A `PaliGemmaProcessor`
     question:str,
@@ -74,27 +81,34 @@ def encode(
     max_length:int|None=None,   # Tokens; more are an error
 ) -> tuple[list[int], int]:     # Token ids, and how many of them are the prefix
     "The tokens of an example, by the processor; `VQAError` rather than a cut answer or one without an end"
-    if answer is not None and not answer.strip(): raise VQAError('the answer is empty', remedy="Write the schema's sentence for it.")
+    if answer is not None and not answer.strip():
+        raise VQAError('the answer is empty', remedy="Write the schema's sentence for it.")
     if special := next((token for token in processor.tokenizer.all_special_tokens if token in (answer or '')), None):
         raise VQAError(f"the answer has the special token '{special}' in it", remedy='Delete it.')
     size = processor_image_size(processor)
     # The processor insists on a picture; one that needs no work costs nothing.
-    made = processor(images=[np.zeros((size, size, 3), np.uint8)], text=[format_prompt(question)], suffix=None if answer is None else [answer.strip()],
+    made = processor(images=[np.zeros((size, size, 3), np.uint8)], text=[format_prompt(question)],
+                     suffix=None if answer is None else [answer.strip()],
                      do_resize=False, do_rescale=False, do_normalize=False)
     ids, kinds = made['input_ids'][0], made['token_type_ids'][0]
     prefix = len(kinds) - sum(kinds)
     # Some versions of transformers left the end out (#35200), and a model trained so never stops.
     if answer is not None and (prefix == len(ids) or ids[-1] != processor.tokenizer.eos_token_id):
-        raise VQAError(f'the processor does not end the answer with {processor.tokenizer.eos_token}', remedy='Update transformers.', exit_code=1)
+        raise VQAError(f'the processor does not end the answer with {processor.tokenizer.eos_token}',
+                       remedy='Update transformers.', exit_code=1)
     if max_length and len(ids) > max_length:
-        raise VQAError(f'question and answer are {len(ids)} tokens long, and the limit is {max_length}', remedy='Raise max_length, or shorten the question.')
+        raise VQAError(f'question and answer are {len(ids)} tokens long, and the limit is {max_length}',
+                       remedy='Raise max_length, or shorten the question.')
     return list(ids), prefix
 
+# %% ../../nbs/3_train/01_collator.ipynb #f0a3484e
 def _pad(encoded, pad_id, is_answered) -> dict:
     # Answers: padded on the right, so that positions are true. Prefixes alone: on the left, so that all end together.
     length = max(len(ids) for ids, _ in encoded)
-    ids, mask, kinds = torch.full((len(encoded), length), pad_id), torch.zeros(len(encoded), length, dtype=torch.int64), torch.zeros(len(encoded), length, dtype=torch.int64)
-    keep, labels = (torch.full((len(encoded), max(len(ids) - prefix for ids, prefix in encoded)), fill) for fill in (0, -100))
+    ids, mask, kinds = torch.full((len(encoded), length), pad_id), torch.zeros(len(encoded), length,
+                                                                               dtype=torch.int64), torch.zeros(len(encoded), length, dtype=torch.int64)
+    keep, labels = (torch.full((len(encoded), max(len(ids) - prefix for ids, prefix in encoded)), fill)
+                    for fill in (0, -100))
     for i, (tokens, prefix) in enumerate(encoded):
         here = slice(0, len(tokens)) if is_answered else slice(length - len(tokens), length)
         ids[i, here], mask[i, here] = torch.tensor(tokens), 1
@@ -108,12 +122,16 @@ def _pad(encoded, pad_id, is_answered) -> dict:
 
 def _name(example, i) -> str:
     image = example['image']
-    path = image.get('path') if isinstance(image, dict) else image if isinstance(image, (str, Path)) else getattr(image, 'filename', None)
-    return str(path) if path else f'{example["video"]} frame {example.get("frame_index")}' if example.get('video') else f'example {i}'
+    path = (image.get('path') if isinstance(image, dict) else image if isinstance(image, (str, Path))
+            else getattr(image, 'filename', None))
+    return (str(path) if path else f'{example["video"]} frame {example.get("frame_index")}' if example.get('video')
+            else f'example {i}')
 
+# %% ../../nbs/3_train/01_collator.ipynb #bde06aa0
 def plain_error(
     error:Exception,   # Such as a `DataLoader` passes on from its worker, with the worker's traceback in its message
 ) -> Exception:
     "The error that was raised in the worker, as it would have been without workers"
-    if not isinstance(error, VQAError) or not error.message.startswith('Caught VQAError in DataLoader worker'): return error
+    if not isinstance(error, VQAError) or not error.message.startswith('Caught VQAError in DataLoader worker'):
+        return error
     return VQAError(error.message.rstrip().rsplit('VQAError: ', 1)[-1])

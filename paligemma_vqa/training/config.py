@@ -27,7 +27,8 @@ class TrainingSettings(AdapterConfig):
     base:str='google/paligemma2-3b-pt-448'   # `tiny`, a folder, or a hub name
     learning_rate:float=2e-5
     batch_size:int=4                         # Examples per device and forward pass
-    accumulation_steps:int=2                 # Forward passes per update; batch_size × this × devices examples count at once
+    # Forward passes per update; batch_size × this × devices examples count at once
+    accumulation_steps:int=2
     epochs:float=10.
     max_steps:int|None=None                  # Updates; overrides epochs
     warmup_ratio:float=0.                    # Part of the updates in which the learning rate rises from 0
@@ -44,13 +45,15 @@ class TrainingSettings(AdapterConfig):
     cache_vision:bool=False                  # Run the frozen vision tower once per picture, not once per epoch
     eval_steps:int|None=None                 # Updates between evaluations; None: once an epoch
     eval_batch_size:int=8
-    best_metric:str='exact'                  # Which validation metric decides what is kept; a name that ends in `loss` is minimised
+    # Which validation metric decides what is kept; a name that ends in `loss` is minimised
+    best_metric:str='exact'
     early_stopping:int|None=None             # Stop after so many evaluations without improvement
     save_total_limit:int=2                   # Checkpoints kept for resuming
     log_steps:int=5                          # Updates between two points of the loss curve
     tensorboard:bool=True
     report_to:tuple[str,...]=()              # Trackers beside it, such as wandb or mlflow, by the Trainer's names
-    balance:float=0.                         # How much more often rare labels are drawn: 0 every picture alike … 1 every label alike
+    # How much more often rare labels are drawn: 0 every picture alike … 1 every label alike
+    balance:float=0.
     workers:int=0                            # Processes that load pictures
     seed:int=0
 
@@ -83,15 +86,19 @@ def _wrong(name, value, wanted) -> VQAError:
     hint = ' A comma at the end of the line makes it a tuple.' if isinstance(value, tuple) and len(value) == 1 else ''
     return VQAError(f'{name} is {value!r}', remedy=f'It must be {wanted}.{hint}')
 
+# %% ../../nbs/3_train/04_config.ipynb #dae5f4f4
 def _unknown(name, known) -> VQAError:
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return VQAError(f"unknown setting '{name}'", remedy=f"Did you mean '{near[0]}'?" if near else f"There is {', '.join(known)}.")
+    return VQAError(f"unknown setting '{name}'",
+                    remedy=f"Did you mean '{near[0]}'?" if near else f"There is {', '.join(known)}.")
 
 # %% ../../nbs/3_train/04_config.ipynb #1c8a83f4
 _positive, _not_negative, _fraction = (lambda x: x > 0), (lambda x: x >= 0), (lambda x: 0 <= x < 1)
-_RANGES = (('lora_rank lora_alpha learning_rate batch_size accumulation_steps epochs max_steps eval_steps eval_batch_size '
+_RANGES = (('lora_rank lora_alpha learning_rate batch_size accumulation_steps epochs max_steps eval_steps '
+            'eval_batch_size '
             'early_stopping save_total_limit log_steps max_grad_norm', _positive, 'greater than 0'),
-           ('weight_decay workers', _not_negative, '0 or more'), ('warmup_ratio lora_dropout', _fraction, 'from 0 up to 1'),
+           ('weight_decay workers', _not_negative, '0 or more'),
+           ('warmup_ratio lora_dropout', _fraction, 'from 0 up to 1'),
            ('balance', lambda x: 0 <= x <= 1, '0 to 1'), ('seed', lambda x: 0 <= x < 2**32, '0 to 4294967295'),
            ('lora_targets base best_metric', bool, 'not empty'))
 
@@ -99,14 +106,16 @@ def check_settings(settings:TrainingSettings) -> None:
     "`VQAError` when a value is out of its range, or two of them exclude each other"
     for names, is_fine, wanted in _RANGES:
         for name in names.split():
-            if (value := getattr(settings, name)) is not None and not is_fine(value): raise VQAError(f'{name} is {value}', remedy=f'It must be {wanted}.')
+            if (value := getattr(settings, name)) is not None and not is_fine(value):
+                raise VQAError(f'{name} is {value}', remedy=f'It must be {wanted}.')
     if settings.vision_lora and settings.freeze_vision:
         raise VQAError('vision_lora and freeze_vision exclude each other', remedy='Set freeze_vision: false.')
     if settings.cache_vision and not (settings.freeze_vision and not settings.train_projector and not settings.augment):
         raise VQAError('cache_vision needs pictures that always give the same features',
                        remedy='Set freeze_vision: true, train_projector: false and augment: false.')
     if settings.attention == 'sdpa' and settings.soft_capping:
-        raise VQAError('sdpa leaves the soft-capping out', remedy="Set attention: eager or flex_attention, or soft_capping: false.")
+        raise VQAError('sdpa leaves the soft-capping out',
+                       remedy="Set attention: eager or flex_attention, or soft_capping: false.")
 
 # %% ../../nbs/3_train/04_config.ipynb #c0480d0b
 def choose_precision(
@@ -123,7 +132,8 @@ def choose_precision(
 class TrainingConfig(TrainingSettings):
     "All settings of a training run; `VQAError` when one has the wrong type or makes no sense"
     def __post_init__(self):
-        for name, kind in _types(type(self)).items(): object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
+        for name, kind in _types(type(self)).items():
+            object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
         check_settings(self)
 
     @property
@@ -136,7 +146,8 @@ class TrainingConfig(TrainingSettings):
     @classmethod
     def from_dict(cls, values:Mapping) -> 'TrainingConfig':
         "From plain values; `preset` may name where the others start from"
-        if not isinstance(values, Mapping): raise VQAError('the settings are not a mapping', remedy='Write `name: value` lines.')
+        if not isinstance(values, Mapping):
+            raise VQAError('the settings are not a mapping', remedy='Write `name: value` lines.')
         values = dict(values)
         preset = values.pop('preset', None)
         for name in values:
@@ -152,7 +163,8 @@ class TrainingConfig(TrainingSettings):
         except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
         except yaml.YAMLError as error:
             mark = getattr(error, 'problem_mark', None)
-            raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path, mark and mark.line + 1) from None
+            raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path,
+                           mark and mark.line + 1) from None
         except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
 
     def save(self, path:str|Path) -> None:
@@ -168,20 +180,25 @@ class TrainingConfig(TrainingSettings):
             name, equals, value = option.partition('=')
             if not equals: raise VQAError(f"'{option}' is not a setting", remedy='Write name=value.')
             try: values[name.strip().replace('-', '_')] = yaml.safe_load(value)
-            except yaml.YAMLError: raise VQAError(f"'{option}' cannot be read", remedy='Write name=value, and a list as name=[a, b].') from None
+            except yaml.YAMLError:
+                raise VQAError(f"'{option}' cannot be read",
+                               remedy='Write name=value, and a list as name=[a, b].') from None
         preset = PRESETS.get(str(values.get('preset')), {})   # an unknown one is said by from_dict
         return self.from_dict(self.to_dict() | preset | values)
 
     @classmethod
     def preset(cls, name:str='default', **changes) -> 'TrainingConfig':
         "One of `PRESETS`, with `changes`"
-        if not isinstance(name, str) or name not in PRESETS: raise VQAError(f"there is no preset '{name}'", remedy=f"There is {', '.join(PRESETS)}.")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise VQAError(f"there is no preset '{name}'", remedy=f"There is {', '.join(PRESETS)}.")
         return cls.from_dict(PRESETS[name] | changes)
 
 # %% ../../nbs/3_train/04_config.ipynb #443929cf
 PRESETS = {
     'default': {},
-    'lora': dict(learning_rate=2e-4, lora_rank=16, lora_alpha=32., warmup_ratio=0.05, schedule='cosine', early_stopping=3),
-    'tiny': dict(base='tiny', learning_rate=4e-3, lora_rank=16, lora_alpha=32., train_projector=True, warmup_ratio=0.05, schedule='cosine',
+    'lora': dict(learning_rate=2e-4, lora_rank=16, lora_alpha=32., warmup_ratio=0.05, schedule='cosine',
+                 early_stopping=3),
+    'tiny': dict(base='tiny', learning_rate=4e-3, lora_rank=16, lora_alpha=32., train_projector=True, warmup_ratio=0.05,
+                 schedule='cosine',
                  precision='fp32', batch_size=8, accumulation_steps=1, epochs=8, eval_batch_size=32, early_stopping=3),
 }

@@ -38,31 +38,39 @@ def vision_fingerprint(
     processor,
     autocast:torch.dtype|None=None,     # As in training: what the Trainer computes in
 ) -> str:
-    "12 hex digits that change with anything that changes an image feature; `VQAError` when the features would change in training"
+    """12 hex digits that change with anything that changes an image feature; `VQAError` when the features would
+    change in training"""
     core = vision_core(model)
-    digest = hashlib.sha256(json.dumps([processor_image_size(processor), str(autocast), torch.__version__, next(core.parameters()).device.type]).encode())
+    digest = hashlib.sha256(json.dumps([processor_image_size(processor), str(autocast), torch.__version__,
+                                        next(core.parameters()).device.type]).encode())
     for part in (core.vision_tower, core.multi_modal_projector):
         for name, tensor in sorted(part.state_dict().items()):
             digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}'.encode())
             digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
 
+# %% ../../nbs/3_train/03_features.ipynb #81ab5333
 def vision_core(model):
     "The part of `model` that makes image features; `VQAError` when it trains"
-    core = next((module for module in model.modules() if hasattr(module, 'vision_tower') and hasattr(module, 'multi_modal_projector') and hasattr(module, 'get_placeholder_mask')), None)
+    core = next((module for module in model.modules() if hasattr(module, 'vision_tower')
+                 and hasattr(module, 'multi_modal_projector') and hasattr(module, 'get_placeholder_mask')), None)
     if core is None: raise VQAError('the model has no vision tower', remedy='Load a PaliGemma.')
-    trained = [name for part in ('vision_tower', 'multi_modal_projector') for name, p in getattr(core, part).named_parameters(part) if p.requires_grad]
+    trained = [name for part in ('vision_tower', 'multi_modal_projector') for name,
+               p in getattr(core, part).named_parameters(part) if p.requires_grad]
     if trained:
-        raise VQAError(f'{len(trained)} weights of vision tower or projector train, such as {trained[0]}', remedy='Freeze them, or do without cached features.')
+        raise VQAError(f'{len(trained)} weights of vision tower or projector train, such as {trained[0]}',
+                       remedy='Freeze them, or do without cached features.')
     return core
 
 # %% ../../nbs/3_train/03_features.ipynb #fc2a77f6
 class ImageFeatures(dict):
-    "What a model takes for `mm_encoder_outputs['image']`: a mapping, so that pinning memory and moving to a device work"
+    """What a model takes for `mm_encoder_outputs['image']`: a mapping, so that pinning memory and moving to a
+    device work"""
     pooler_output = property(lambda self: self['pooler_output'])   # `[pictures, tokens, hidden size]`
 
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}   # numpy has no bfloat16
 
+# %% ../../nbs/3_train/03_features.ipynb #d1936169
 class FeatureCache:
     "Image features on disk, of one model; read with `batch`, fill with `add`"
     def __init__(self,
@@ -93,8 +101,10 @@ class FeatureCache:
         rows = []
         for picture in pictures:
             if (found := self._rows.get(picture_key(picture))) is None:
-                name = picture.get('path') if isinstance(picture, dict) else picture if isinstance(picture, (str, Path)) else None
-                raise VQAError('the picture has no cached features', name, remedy='Add it to the cache, or do without the cache.')
+                name = (picture.get('path') if isinstance(picture, dict)
+                        else picture if isinstance(picture, (str, Path)) else None)
+                raise VQAError('the picture has no cached features', name,
+                               remedy='Add it to the cache, or do without the cache.')
             file, row = found
             if file not in self._files: self._files[file] = np.load(self.folder/file, mmap_mode='r')
             rows.append(self._files[file][row])
@@ -110,7 +120,8 @@ class FeatureCache:
         progress=None,                  # Called with the number of pictures that are done
     ) -> int:                           # How many were new
         "Compute the features of `pictures` that are not in the cache"
-        if vision_fingerprint(model, processor, self.autocast) != self.folder.name: raise VQAError('the cache is of another model', self.folder, remedy='Make one for this model.')
+        if vision_fingerprint(model, processor, self.autocast) != self.folder.name:
+            raise VQAError('the cache is of another model', self.folder, remedy='Make one for this model.')
         core, size, done, waiting = vision_core(model), processor_image_size(processor), 0, {}
         with FileLock(self.folder/'.lock'):   # of several processes one computes, the others then find everything
             self._read_keys()
@@ -120,7 +131,8 @@ class FeatureCache:
                 for picture in pictures:
                     if (key := picture_key(picture)) in self._rows: continue
                     waiting.setdefault(key, picture)
-                    if len(waiting) == file_size: done += self._write(waiting, core, size, batch_size); waiting = {}; progress and progress(done)
+                    if len(waiting) == file_size:
+                        done += self._write(waiting, core, size, batch_size); waiting = {}; progress and progress(done)
                 if waiting: done += self._write(waiting, core, size, batch_size); progress and progress(done)
             finally: core.vision_tower.train(was_training)
         return done
@@ -130,18 +142,24 @@ class FeatureCache:
         path = self.folder/f'{len(list(self.folder.glob("*.json"))):05d}.npy'
         partial = path.with_suffix('.partial')
         for start in range(0, len(keys), batch_size):
-            pixels = preprocess_images([open_image(picture) for picture in values[start:start + batch_size]], size).to(device)
+            pixels = preprocess_images([open_image(picture) for picture in values[start:start + batch_size]],
+                                       size).to(device)
             with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-                features = core.get_image_features(pixels.to(core.vision_tower.dtype) if self.autocast is None else pixels).pooler_output.cpu()
+                features = core.get_image_features(pixels.to(core.vision_tower.dtype) if self.autocast is None
+                                                   else pixels).pooler_output.cpu()
             if stored is None:
                 self.dtype, shape = features.dtype, (len(keys), *features.shape[1:])
                 needed, free = int(np.prod(shape)) * features.element_size(), shutil.disk_usage(self.folder).free
-                if needed > free * 0.95: raise VQAError(f'{len(keys)} pictures need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free', self.folder, remedy='Make room, or do without the cache.', exit_code=1)
+                if needed > free * 0.95:
+                    raise VQAError(f'{len(keys)} pictures need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free',
+                                   self.folder, remedy='Make room, or do without the cache.', exit_code=1)
                 stored = np.lib.format.open_memmap(partial, 'w+', _STORED[self.dtype], shape)
-            stored[start:start + len(features)] = features.view(torch.int16).numpy() if self.dtype == torch.bfloat16 else features.numpy()
+            stored[start:start + len(features)] = (features.view(torch.int16).numpy() if self.dtype == torch.bfloat16
+                                                   else features.numpy())
         stored.flush()
         del stored
         partial.replace(path)
-        write_atomically(path.with_suffix('.json'), [json.dumps(dict(dtype=str(self.dtype).removeprefix('torch.'), keys=keys)).encode()])
+        write_atomically(path.with_suffix('.json'),
+                         [json.dumps(dict(dtype=str(self.dtype).removeprefix('torch.'), keys=keys)).encode()])
         self._rows |= {key: (path.name, row) for row, key in enumerate(keys)}
         return len(keys)

@@ -20,19 +20,25 @@ from ..model.base import base_folder
 
 # %% ../../nbs/3_train/12_memory.ipynb #f01f217c
 _LANGUAGE = {   # Gemma Team 2024, table 1
-    '3b': dict(hidden_size=2304, num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4, head_dim=256, intermediate_size=9216),
-    '10b': dict(hidden_size=3584, num_hidden_layers=42, num_attention_heads=16, num_key_value_heads=8, head_dim=256, intermediate_size=14336),
-    '28b': dict(hidden_size=4608, num_hidden_layers=46, num_attention_heads=32, num_key_value_heads=16, head_dim=128, intermediate_size=36864)}
+    '3b': dict(hidden_size=2304, num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4, head_dim=256,
+               intermediate_size=9216),
+    '10b': dict(hidden_size=3584, num_hidden_layers=42, num_attention_heads=16, num_key_value_heads=8, head_dim=256,
+                intermediate_size=14336),
+    '28b': dict(hidden_size=4608, num_hidden_layers=46, num_attention_heads=32, num_key_value_heads=16, head_dim=128,
+                intermediate_size=36864)}
 
 def architecture(
     base:str,   # Such as google/paligemma2-3b-pt-448, a folder, or `tiny`
 ) -> PaliGemmaConfig:
     "The configuration of a base model, from its name where that says everything"
-    if not (named := re.search(r'paligemma2-(3b|10b|28b)-\w+-(224|448|896)$', str(base))): return AutoConfig.from_pretrained(base_folder(base))
+    if not (named := re.search(r'paligemma2-(3b|10b|28b)-\w+-(224|448|896)$', str(base))):
+        return AutoConfig.from_pretrained(base_folder(base))
     size, pixels = named[1], int(named[2])
     text = Gemma2Config(vocab_size=257216, num_image_tokens=(pixels // 14) ** 2, **_LANGUAGE[size])
-    vision = SiglipVisionConfig(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, image_size=pixels, patch_size=14, vision_use_head=False)
-    return PaliGemmaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=text.hidden_size, hidden_size=text.hidden_size, image_token_index=257152)
+    vision = SiglipVisionConfig(hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+                                image_size=pixels, patch_size=14, vision_use_head=False)
+    return PaliGemmaConfig(vision_config=vision.to_dict(), text_config=text.to_dict(), projection_dim=text.hidden_size,
+                           hidden_size=text.hidden_size, image_token_index=257152)
 
 # %% ../../nbs/3_train/12_memory.ipynb #f8993ce1
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class MemoryEstimate:
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 _OPTIMIZER_BYTES = {'adamw_bnb_8bit': 2, 'paged_adamw_8bit': 2}   # a weight that trains; the others keep two floats
 
+# %% ../../nbs/3_train/12_memory.ipynb #76e3a5d4
 def memory_estimate(
     config:TrainingConfig,
     question_tokens:int=80,       # Of the longest question in a batch
@@ -59,18 +66,28 @@ def memory_estimate(
     "Count for one card, in bf16, with flex attention unless `config.attention` is 'eager'"
     dims = architecture(config.base)
     with torch.device('meta'):
-        model = PaliGemmaForConditionalGeneration._from_config(dims, dtype=torch.bfloat16, attn_implementation=dict(text_config='eager', vision_config='sdpa'))
+        model = PaliGemmaForConditionalGeneration._from_config(dims, dtype=torch.bfloat16,
+                                                               attn_implementation=dict(text_config='eager',
+                                                                                        vision_config='sdpa'))
     model = add_adapter(model, config).train()
     parameters = dict(model.named_parameters())
     trained = sum(p.numel() for p in parameters.values() if p.requires_grad)
     frozen = sum(p.numel() for p in parameters.values() if not p.requires_grad)
-    in_4_bits = sum(p.numel() for name, p in parameters.items() if re.search(r'language_model\..*_proj\.(base_layer\.)?weight', name)) if config.mode == 'qlora' else 0
-    weights = 2 * (frozen - in_4_bits) + _NF4_BYTES * in_4_bits + (4 + 2) * trained   # what trains is also there in bf16, to compute with
-    kept = _kept(model.get_base_model() if config.mode != 'full' else model, dims, config, question_tokens + answer_tokens)
+    in_4_bits = sum(p.numel() for name, p in parameters.items()
+                    if re.search(r'language_model\..*_proj\.(base_layer\.)?weight',
+                                 name)) if config.mode == 'qlora' else 0
+    # what trains is also there in bf16, to compute with
+    weights = 2 * (frozen - in_4_bits) + _NF4_BYTES * in_4_bits + (4 + 2) * trained
+    kept = _kept(model.get_base_model() if config.mode != 'full' else model, dims, config,
+                 question_tokens + answer_tokens)
     positions = answer_tokens if suffix_only else dims.text_config.num_image_tokens + question_tokens + answer_tokens
-    logits = config.batch_size * positions * dims.text_config.vocab_size * (2 + 4 + 4 + 2)   # bf16, its log-softmax, both gradients
-    return MemoryEstimate(*(bytes_ / 2**30 for bytes_ in (weights, 4 * trained, _OPTIMIZER_BYTES.get(config.optimizer, 8) * trained, kept, logits)))
+    # bf16, its log-softmax, both gradients
+    logits = config.batch_size * positions * dims.text_config.vocab_size * (2 + 4 + 4 + 2)
+    return MemoryEstimate(*(bytes_ / 2**30 for bytes_ in (weights, 4 * trained,
+                                                          _OPTIMIZER_BYTES.get(config.optimizer, 8) * trained, kept,
+                                                          logits)))
 
+# %% ../../nbs/3_train/12_memory.ipynb #3cd2a07e
 def _kept(model, dims, config, words) -> int:
     "Bytes that the forward pass keeps for the backward pass, without logits"
     text, batch, tokens = dims.text_config, config.batch_size, dims.text_config.num_image_tokens + words
@@ -79,21 +96,26 @@ def _kept(model, dims, config, words) -> int:
     kept = {}
     def keep(tensor):
         is_scores = tensor.shape[-2:] == (tokens, tokens)
-        if tensor.untyped_storage()._cdata not in own and not (is_scores and config.attention != 'eager'): kept[tensor.untyped_storage()._cdata] = tensor
+        if tensor.untyped_storage()._cdata not in own and not (is_scores and config.attention != 'eager'):
+            kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
     def size(): return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     with torch.device('meta'), saved_tensors_hooks(keep, lambda tensor: tensor):
         mask = torch.zeros(batch, 1, tokens, tokens, dtype=torch.bfloat16)
         embedded = torch.zeros(batch, tokens, text.hidden_size, dtype=torch.bfloat16)
-        model.model.language_model(inputs_embeds=embedded, attention_mask=dict(full_attention=mask, sliding_attention=mask),
+        model.model.language_model(inputs_embeds=embedded,
+                                   attention_mask=dict(full_attention=mask, sliding_attention=mask),
                                    position_ids=torch.arange(tokens)[None], use_cache=False)
-        language, pixels = size(), torch.zeros(batch, 3, dims.vision_config.image_size, dims.vision_config.image_size, dtype=torch.bfloat16)
+        language, pixels = size(), torch.zeros(batch, 3, dims.vision_config.image_size, dims.vision_config.image_size,
+                                               dtype=torch.bfloat16)
         if not config.freeze_vision: model.model.vision_tower(pixel_values=pixels)
     vision = size() - language
     if not config.gradient_checkpointing: return language + vision
-    def by_layer(bytes_, layers, positions, width): return bytes_ // layers + layers * batch * positions * width * 2   # every layer's input, and one layer at a time
+    # every layer's input, and one layer at a time
+    def by_layer(bytes_, layers, positions, width): return bytes_ // layers + layers * batch * positions * width * 2
     return (by_layer(language, text.num_hidden_layers, tokens, text.hidden_size)
-            + (by_layer(vision, dims.vision_config.num_hidden_layers, text.num_image_tokens, dims.vision_config.hidden_size) if vision else 0))
+            + (by_layer(vision, dims.vision_config.num_hidden_layers, text.num_image_tokens,
+                        dims.vision_config.hidden_size) if vision else 0))
 
 # %% ../../nbs/3_train/12_memory.ipynb #92f1b967
 def memory_table(
@@ -103,4 +125,5 @@ def memory_table(
 ) -> dict[str, dict[str, float]]:
     "GiB in all, by base and mode"
     settings = dict(batch_size=1) | changes
-    return {base.rpartition('/')[2]: {mode: round(memory_estimate(TrainingConfig(base=base, mode=mode, **settings)).total, 1) for mode in modes} for base in bases}
+    return {base.rpartition('/')[2]: {mode: round(memory_estimate(TrainingConfig(base=base, mode=mode,
+                                                                                 **settings)).total, 1) for mode in modes} for base in bases}

@@ -22,7 +22,8 @@ def draw_history(
     "Training and validation loss on the left, the task metric on the right, over updates"
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), dpi=80, layout='constrained')
     def curve(key): return [(h['step'], h[key]) for h in history if key in h]
-    for axes, key, label, style in ((left, 'loss', 'training', dict(color='#999999')), (left, 'eval_loss', 'validation', dict(color='#0072b2', marker='o')),
+    for axes, key, label, style in ((left, 'loss', 'training', dict(color='#999999')),
+                                    (left, 'eval_loss', 'validation', dict(color='#0072b2', marker='o')),
                                     (right, f'eval_{metric}', metric, dict(color='#d55e00', marker='o'))):
         if points := curve(key): axes.plot(*zip(*points), label=label, markersize=4, **style)
     left.set(xlabel='updates', ylabel='loss')
@@ -52,6 +53,7 @@ def _picture(figure:Figure):
 
 MAIN = ('event_f1', 'phase_accuracy', 'exact_match')   # Of all that `evaluation` finds; the rest is in the history
 
+# %% ../../nbs/3_train/05_progress.ipynb #d56a5061
 class LiveProgress(TrainerCallback):
     "A progress bar with the loss, a line and some answers per evaluation, and in a notebook the curve"
     def __init__(self,
@@ -62,7 +64,8 @@ class LiveProgress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.is_world_process_zero: return
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='update', desc='training', file=None if in_notebook() else sys.stderr)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='update', desc='training',
+                        file=None if in_notebook() else sys.stderr)
         if in_notebook():
             from IPython.display import display
             self.figure = display(_picture(draw_history(state.log_history, self.metric)), display_id=True)
@@ -77,10 +80,13 @@ class LiveProgress(TrainerCallback):
         if not self.bar: return
         found = {key.removeprefix('eval_'): value for key, value in (metrics or {}).items() if isinstance(value, float)}
         shown = [name for name in MAIN if name in found] or ['exact']
-        lines = [f'epoch {state.epoch:.4g}: ' + ' · '.join(f'{name} {found[name]:.4f}' for name in ('loss', *shown) if name in found)]
+        lines = [f'epoch {state.epoch:.4g}: ' + ' · '.join(f'{name} {found[name]:.4f}' for name in ('loss', *shown)
+                                                           if name in found)]
         for right, current in self.examples[:3]:
-            lines.append(f"   {'right' if right == current else 'wrong'}: {current}" + ('' if right == current else f'\n   it is: {right}'))
-        self.bar.write('\n'.join(lines), file=sys.stdout if in_notebook() else sys.stderr)   # a page shows the latter in red
+            lines.append(f"   {'right' if right == current else 'wrong'}: {current}"
+                         + ('' if right == current else f'\n   it is: {right}'))
+        # a page shows the latter in red
+        self.bar.write('\n'.join(lines), file=sys.stdout if in_notebook() else sys.stderr)
         if self.figure: self.figure.update(_picture(draw_history(state.log_history, self.metric)))
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -90,14 +96,16 @@ class LiveProgress(TrainerCallback):
 _SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name))
 
 class StopOnSignal(TrainerCallback):
-    "Turn Ctrl-C and what a scheduler sends before it takes the machine away (SIGTERM, SIGUSR1) into a saved, orderly stop"
+    """Turn Ctrl-C and what a scheduler sends before it takes the machine away (SIGTERM, SIGUSR1) into a saved,
+    orderly stop"""
     def __init__(self): self.received, self.previous = None, {}
 
     def _receive(self, number, frame):
         if self.received and number == signal.SIGINT:   # asked again: at once
             self.restore()
             raise KeyboardInterrupt
-        if not self.received: tell(f'{signal.Signals(number).name}: saving after this update. Ctrl-C again to stop at once.')
+        if not self.received:
+            tell(f'{signal.Signals(number).name}: saving after this update. Ctrl-C again to stop at once.')
         self.received = self.received or signal.Signals(number).name
 
     @contextmanager

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from .config import TrainingConfig, choose_precision   # ours before the Trainer: importing it is what makes bitsandbytes speak
+# ours before the Trainer: importing it is what makes bitsandbytes speak
+from .config import TrainingConfig, choose_precision
 from .collator import Collator
 from ..dataset.balance import sampling_weights
 from ..dataset.loading import load_dataset
@@ -25,7 +26,8 @@ from .checkpoints import newest_whole
 from .features import FeatureCache
 from .augment import Augmentation
 from .card import write_model_card
-from ..model.adapter import (AdapterInfo, add_adapter, adapter_settings, continue_adapter, describe_base, describe_trainable, save_adapter,
+from ..model.adapter import (AdapterInfo, add_adapter, adapter_settings, continue_adapter, describe_base,
+                                         describe_trainable, save_adapter,
                                          versions)
 from ..model.base import load_base
 from ..model.task import TaskSurvey, survey_task
@@ -43,26 +45,35 @@ def check_trackers(
 ) -> list[str]:
     "`names`; `VQAError` for one that transformers does not know, or that is not installed"
     for name in (names := list(names)):
-        if name not in INTEGRATION_TO_CALLBACK: raise VQAError(f"there is no tracker '{name}'", remedy=f"There is {', '.join(sorted(INTEGRATION_TO_CALLBACK))}.")
-        if name not in get_available_reporting_integrations(): raise VQAError(f'{name} is not installed', remedy=f'pip install {name}')
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise VQAError(f"there is no tracker '{name}'",
+                           remedy=f"There is {', '.join(sorted(INTEGRATION_TO_CALLBACK))}.")
+        if name not in get_available_reporting_integrations():
+            raise VQAError(f'{name} is not installed', remedy=f'pip install {name}')
     return names
 
+# %% ../../nbs/3_train/09_run.ipynb #19d92962
 def _arguments(config:TrainingConfig, run_dir:Path) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
-    precision = choose_precision(config.precision, on_cpu, not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False))
+    precision = choose_precision(config.precision, on_cpu,
+                                 not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False))
     every = dict(strategy='steps', steps=config.eval_steps) if config.eval_steps else dict(strategy='epoch')
     return TrainingArguments(
-        output_dir=str(run_dir / 'checkpoints'), use_cpu=on_cpu, ddp_backend='gloo' if on_cpu and 'WORLD_SIZE' in os.environ else None,
+        output_dir=str(run_dir / 'checkpoints'), use_cpu=on_cpu,
+        ddp_backend='gloo' if on_cpu and 'WORLD_SIZE' in os.environ else None,
         learning_rate=config.learning_rate, lr_scheduler_type=config.schedule, warmup_steps=config.warmup_ratio,
         per_device_train_batch_size=config.batch_size, gradient_accumulation_steps=config.accumulation_steps,
-        per_device_eval_batch_size=config.eval_batch_size, num_train_epochs=config.epochs, max_steps=config.max_steps or -1,
+        per_device_eval_batch_size=config.eval_batch_size, num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, optim=config.optimizer,
         bf16=precision == 'bf16', fp16=precision == 'fp16',
-        activation_checkpointing=config.gradient_checkpointing, activation_checkpointing_kwargs=dict(use_reentrant=False),
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs=dict(use_reentrant=False),
         torch_compile=config.compile, dataloader_num_workers=config.workers, dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=config.mode == 'full', seed=config.seed, data_seed=config.seed,
         **{f'{when}_{name}': value for when in ('eval', 'save') for name, value in every.items()},
-        logging_steps=config.log_steps, logging_nan_inf_filter=False, disable_tqdm=True, report_to=check_trackers(config.report_to),
+        logging_steps=config.log_steps, logging_nan_inf_filter=False, disable_tqdm=True,
+        report_to=check_trackers(config.report_to),
         run_name=run_dir.name, remove_unused_columns=False, label_names=['shift_labels'])
 
 # %% ../../nbs/3_train/09_run.ipynb #a8d80d6b
@@ -78,7 +89,8 @@ def _read_data(data_dir:Path) -> _Data:
     schema = load_schema(data_dir)
     data = load_dataset(data_dir, schema, decode=False)
     for split in ('train', 'validation'):
-        if not len(data[split]): raise VQAError(f'the {split} split is empty', data_dir, remedy='Label pictures of at least two videos.')
+        if not len(data[split]):
+            raise VQAError(f'the {split} split is empty', data_dir, remedy='Label pictures of at least two videos.')
     survey = survey_task(zip(data['train']['question'], data['train']['answer']), schema)
     for remark in survey.remarks: warnings.warn(f'{data_dir}: {remark}.', stacklevel=3)
     facts = dict(dataset_fingerprint=dataset_fingerprint(data_dir), schema_fingerprint=schema.fingerprint,
@@ -95,22 +107,28 @@ def _from_adapter(config:TrainingConfig, start_from:Path|None) -> tuple[Training
 def _load(config:TrainingConfig, arguments:TrainingArguments, start_from:Path|None):
     "(model with what trains, processor)"
     on_cpu, low = not torch.cuda.is_available(), torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
-    model, processor = load_base(config.base, dtype=low if config.mode != 'full' else torch.float32, quantization='nf4' if config.mode == 'qlora' else None,
+    model, processor = load_base(config.base, dtype=low if config.mode != 'full' else torch.float32,
+                                 quantization='nf4' if config.mode == 'qlora' else None,
                                  soft_capping=config.soft_capping, attention=config.attention, training=True,
                                  device='cpu' if on_cpu else f'cuda:{PartialState().local_process_index}')
     model = add_adapter(model, config, seed=config.seed)
     if start_from is not None and config.mode != 'full': continue_adapter(model, start_from)
     return model, processor
 
+# %% ../../nbs/3_train/09_run.ipynb #ae9716b0
 def _history(old:AdapterInfo|None, schema:EventSchema, changed:dict, run:Run|None) -> list[str]:
     "Sentences for the card: what this adapter goes on from"
     told = list(run.facts.get('told', ())) if run else []
     if old is not None:
         added = [event for event in schema.events if event not in old.schema.events]
         gone = [event for event in old.schema.events if event not in schema.events]
-        told.append(f"Goes on from an adapter made at {old.created_at} from data set {old.dataset_fingerprint or 'unknown'}"
-                    + (f", with new events {', '.join(added)}" if added else '') + (f", without {', '.join(gone)}" if gone else '') + '.')
-    if changed: told.append('Gone on with at update ' + f"{run.facts.get('updates', 0)}: " + ', '.join(f'{name} {now} ({before} before)' for name, (before, now) in changed.items()) + '.')
+        told.append(f"Goes on from an adapter made at {old.created_at} from data set "
+                    f"{old.dataset_fingerprint or 'unknown'}"
+                    + (f", with new events {', '.join(added)}" if added else '')
+                    + (f", without {', '.join(gone)}" if gone else '') + '.')
+    if changed:
+        told.append('Gone on with at update ' + f"{run.facts.get('updates', 0)}: "
+                    + ', '.join(f'{name} {now} ({before} before)' for name, (before, now) in changed.items()) + '.')
     return told
 
 # %% ../../nbs/3_train/09_run.ipynb #27781b77
@@ -126,27 +144,35 @@ class TrainingResult:
 
 def _done_before(run:Run|None, changed:dict, data_dir:Path) -> TrainingResult|None:
     "The result of a run that has nothing left to do"
-    if run is None or changed or run.status not in FINISHED or not (run.adapter/'paligemma_vqa.json').exists(): return None
+    if run is None or changed or run.status not in FINISHED or not (run.adapter/'paligemma_vqa.json').exists():
+        return None
     if data_dir.is_dir(): same_data(run, dict(dataset_fingerprint=dataset_fingerprint(data_dir)))
-    return TrainingResult(run.folder, run.adapter, run.facts.get('history', []), AdapterInfo.load(run.adapter).metrics, 0., run.status)
+    return TrainingResult(run.folder, run.adapter, run.facts.get('history', []), AdapterInfo.load(run.adapter).metrics,
+                          0., run.status)
 
 def _whole_checkpoint(run:Run|None) -> Path|None:
     "What to go on from; says what is skipped; `VQAError` when a finished run has nothing to be lengthened from"
     if run is None: return None
     checkpoint, skipped = newest_whole(run.folder/'checkpoints')
-    if skipped: tell(f"{'. '.join(skipped)}. " + (f'Going on from {checkpoint.name}.' if checkpoint else 'No checkpoint is whole: beginning anew.'))
+    if skipped:
+        tell(f"{'. '.join(skipped)}. " + (f'Going on from {checkpoint.name}.' if checkpoint
+                                          else 'No checkpoint is whole: beginning anew.'))
     if checkpoint is None and run.status in FINISHED:
-        raise VQAError('the run is finished and has no whole checkpoint to go on from', run.folder, remedy='Start a new run from its adapter: --from.')
+        raise VQAError('the run is finished and has no whole checkpoint to go on from', run.folder,
+                       remedy='Start a new run from its adapter: --from.')
     return checkpoint
 
 # %% ../../nbs/3_train/09_run.ipynb #9a70efb2
 def _callbacks(trainer:VQATrainer, config:TrainingConfig, run_dir:Path, checkpoint:Path|None, progress:bool) -> None:
     "What watches a run, without what watches the data"
     def save(evaluation):
-        metrics = {name.removeprefix('eval_'): value for name, value in evaluation.items() if name.startswith('eval_') and not name.endswith(('runtime', 'per_second'))}
+        metrics = {name.removeprefix('eval_'): value for name,
+                   value in evaluation.items() if name.startswith('eval_')
+                   and not name.endswith(('runtime', 'per_second'))}
         unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if trainer.is_world_process_zero():
-            save_adapter(unwrapped, run_dir / 'adapter', dataclasses.replace(trainer.info, metrics=metrics), trainer.processing_class)
+            save_adapter(unwrapped, run_dir / 'adapter', dataclasses.replace(trainer.info, metrics=metrics),
+                         trainer.processing_class)
     trainer.save_best = save
     if trainer.is_world_process_zero():
         if config.tensorboard: trainer.add_callback(_tensorboard(run_dir))
@@ -161,32 +187,42 @@ def _tensorboard(run_dir:Path):
 
 def _machine(model, arguments) -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return dict(versions=versions() | dict(python=platform.python_version()), device=device, attention=model.config.get_text_config()._attn_implementation,
-                computes_in='bf16' if arguments.bf16 else 'fp16' if arguments.fp16 else 'fp32', started_at=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    return dict(versions=versions() | dict(python=platform.python_version()), device=device,
+                attention=model.config.get_text_config()._attn_implementation,
+                computes_in='bf16' if arguments.bf16 else 'fp16' if arguments.fp16 else 'fp32',
+                started_at=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 # %% ../../nbs/3_train/09_run.ipynb #b442f552
 def _train(trainer:VQATrainer, run_dir:Path, checkpoint:Path|None, stop:StopOnSignal) -> str:
     "Train to the end; returns the status, or raises what went wrong after writing it down"
     try: trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Exception as error:
-        if trainer.is_world_process_zero(): write_facts(run_dir, status='failed', error=str(error), history=trainer.state.log_history)
+        if trainer.is_world_process_zero():
+            write_facts(run_dir, status='failed', error=str(error), history=trainer.state.log_history)
         if not isinstance(error, VQAError): raise
-        kept = f"The best adapter so far is kept in {run_dir / 'adapter'}." if (run_dir / 'adapter').exists() else 'Nothing was kept.'
-        raise VQAError(error.message, error.path or run_dir, error.line, f"{error.remedy or ''} {kept}", error.exit_code) from error
-    if trainer.is_world_process_zero() and not (run_dir / 'adapter').exists(): trainer.save_best({})   # interrupted before the first evaluation
+        kept = (f"The best adapter so far is kept in {run_dir / 'adapter'}." if (run_dir / 'adapter').exists()
+                else 'Nothing was kept.')
+        raise VQAError(error.message, error.path or run_dir, error.line, f"{error.remedy or ''} {kept}",
+                       error.exit_code) from error
+    # interrupted before the first evaluation
+    if trainer.is_world_process_zero() and not (run_dir / 'adapter').exists(): trainer.save_best({})
     trainer.accelerator.wait_for_everyone()
-    return 'interrupted' if stop.received else 'finished' if trainer.state.global_step >= trainer.state.max_steps else 'stopped early'
+    return ('interrupted' if stop.received else 'finished' if trainer.state.global_step >= trainer.state.max_steps
+            else 'stopped early')
 
 def _close_run(trainer:VQATrainer, result:TrainingResult, config:TrainingConfig, facts:dict) -> None:
     "Write down what came of it"
-    write_facts(result.run_dir, status=result.status, seconds=round(result.seconds, 1), updates=trainer.state.global_step, metrics=result.metrics, history=result.history)
+    write_facts(result.run_dir, status=result.status, seconds=round(result.seconds, 1),
+                updates=trainer.state.global_step, metrics=result.metrics, history=result.history)
     with saving(result.run_dir):
         write_model_card(result.adapter_dir, config, facts['examples'])
-        if result.status != 'interrupted': shutil.rmtree(result.run_dir / 'features', ignore_errors=True)   # gigabytes, and of use only to go on
+        # gigabytes, and of use only to go on
+        if result.status != 'interrupted': shutil.rmtree(result.run_dir / 'features', ignore_errors=True)
         draw_history(result.history, config.best_metric).savefig(result.run_dir / 'learning_curve.png')
 
 # %% ../../nbs/3_train/09_run.ipynb #46efa7c0
-def _begin(run_dir:Path, run:Run|None, config:TrainingConfig, data_dir:Path, data:_Data, model, arguments, told:list[str]) -> None:
+def _begin(run_dir:Path, run:Run|None, config:TrainingConfig, data_dir:Path, data:_Data, model, arguments,
+           told:list[str]) -> None:
     "Make the folder, now that nothing stands in the way"
     state = PartialState()
     state.wait_for_everyone()   # whoever comes later must still find no folder
@@ -195,13 +231,15 @@ def _begin(run_dir:Path, run:Run|None, config:TrainingConfig, data_dir:Path, dat
             run_dir.mkdir(parents=True, exist_ok=True)
             config.save(run_dir / CONFIG_FILE)
             data.schema.save(run_dir / 'schema.json')
-        write_facts(run_dir, **data.facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()), told=told,
+        write_facts(run_dir, **data.facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
+                    told=told,
                     trainable=describe_trainable(model), task=data.survey.to_dict())
     state.wait_for_everyone()
 
 # %% ../../nbs/3_train/09_run.ipynb #df21621c
 def finetune(
-    data_dir:str|Path|None,              # labels.jsonl, images/, perhaps schema.json and splits.json; None: as the run to resume
+    # labels.jsonl, images/, perhaps schema.json and splits.json; None: as the run to resume
+    data_dir:str|Path|None,
     output_dir:str|Path,                 # The run's folder
     config:TrainingConfig|None=None,     # None: the run's when there is one to resume, else the default preset
     score:Score|None=None,               # More metrics for an evaluation, from (model, processor, validation split)
@@ -210,10 +248,12 @@ def finetune(
     progress:bool=True,
     start_from:str|Path|None=None,       # An adapter to go on from, of the same base
 ) -> TrainingResult:
-    "Fine-tune on the train split, keep the adapter that is best on the validation split; `VQAError` before work begins when something is wrong"
+    """Fine-tune on the train split, keep the adapter that is best on the validation split; `VQAError` before work
+    begins when something is wrong"""
     started, run_dir, stop = time.monotonic(), Path(output_dir), StopOnSignal()
     check_place(run_dir)
-    run = open_run(run_dir, resume) if resume or os.environ.get('RANK', '0') == '0' else None   # of several processes one looks
+    # of several processes one looks
+    run = open_run(run_dir, resume) if resume or os.environ.get('RANK', '0') == '0' else None
     config, changed = go_on_with(run, config) if run else (config or TrainingConfig(), {})
     data_dir = Path(data_dir if data_dir is not None else run.facts.get('data', '') if run else _no_data(run_dir))
     if done := _done_before(run, changed, data_dir): return done
@@ -231,24 +271,34 @@ def finetune(
         for callback in (stop, *callbacks): trainer.add_callback(callback)
         status = _train(trainer, run_dir, checkpoint, stop)
     history = trainer.state.log_history
-    result = TrainingResult(run_dir, run_dir / 'adapter', history, AdapterInfo.load(run_dir / 'adapter').metrics, time.monotonic() - started, status)
+    result = TrainingResult(run_dir, run_dir / 'adapter', history, AdapterInfo.load(run_dir / 'adapter').metrics,
+                            time.monotonic() - started, status)
     if trainer.is_world_process_zero(): _close_run(trainer, result, config, data.facts)
     return result
 
-def _no_data(run_dir): raise VQAError('there is no run to resume, and no data set to begin one', run_dir, remedy='Give the folder of the data set: --data.')
+# %% ../../nbs/3_train/09_run.ipynb #6d32dcc7
+def _no_data(run_dir):
+    raise VQAError('there is no run to resume, and no data set to begin one', run_dir,
+                   remedy='Give the folder of the data set: --data.')
 
 def _trainer(model, processor, arguments, config, data, run_dir, score, told) -> VQATrainer:
     task, splits, features, augment = data.survey.task, data.splits, None, None
     info = AdapterInfo(schema=task.schema, question=task.question, answer_format=task.answer_format, mode=config.mode,
-                       dataset_fingerprint=data.facts['dataset_fingerprint'], told=told, **describe_base(model, config.base))
+                       dataset_fingerprint=data.facts['dataset_fingerprint'], told=told,
+                       **describe_base(model, config.base))
     if score and 'task' in inspect.signature(score).parameters: score = partial(score, task=task)
     if config.cache_vision:
-        features = FeatureCache(run_dir / 'features', model, processor, torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None)
-        features.add((picture for split in ('train', 'validation') for picture in splits[split]['image']), model, processor)
+        features = FeatureCache(run_dir / 'features', model, processor,
+                                torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None)
+        features.add((picture for split in ('train', 'validation') for picture in splits[split]['image']), model,
+                     processor)
     if config.augment: augment = RepeatableAugmentation(Augmentation.for_schema(task.schema), config.seed)
-    rows = (dict(answer=answer, video=video) for answer, video in zip(splits['train']['answer'], splits['train']['video'])) if config.balance else ()
-    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment, features=features), train_dataset=splits['train'],
-                         eval_dataset=splits['validation'], processing_class=processor, score=score, info=info, keep=config.save_total_limit,
+    rows = (dict(answer=answer, video=video) for answer,
+            video in zip(splits['train']['answer'], splits['train']['video'])) if config.balance else ()
+    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment, features=features),
+                         train_dataset=splits['train'],
+                         eval_dataset=splits['validation'], processing_class=processor, score=score, info=info,
+                         keep=config.save_total_limit,
                          weights=sampling_weights(rows, task.schema, config.balance) if config.balance else None)
     trainer.remove_callback(PrinterCallback)
     if augment: trainer.add_callback(augment)

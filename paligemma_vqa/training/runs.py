@@ -55,7 +55,8 @@ class Run:
     @property
     def is_empty(self) -> bool:
         "Whether it failed before it kept anything, so that its folder is free"
-        return self.status == 'failed' and not checkpoints(self.folder/'checkpoints') and not (self.adapter/INFO_FILE).exists()
+        return (self.status == 'failed' and not checkpoints(self.folder/'checkpoints')
+                and not (self.adapter/INFO_FILE).exists())
 
 # %% ../../nbs/3_train/08_runs.ipynb #8498008b
 def read_run(folder:str|Path) -> Run|None:
@@ -65,9 +66,11 @@ def read_run(folder:str|Path) -> Run|None:
     if not config.exists(): return None
     remedy = 'Copy it back, or start a new run in another folder.'
     try:
-        if not config.read_text(encoding='utf-8').strip(): raise VQAError('the file is empty, so the settings of the run are lost', config, remedy=remedy)
+        if not config.read_text(encoding='utf-8').strip():
+            raise VQAError('the file is empty, so the settings of the run are lost', config, remedy=remedy)
         known = json.loads(facts.read_text(encoding='utf-8')) if facts.exists() else {}
-    except (ValueError, UnicodeDecodeError): raise VQAError('the file is torn or empty, so what the run knows is lost', facts, remedy=remedy) from None
+    except (ValueError, UnicodeDecodeError):
+        raise VQAError('the file is torn or empty, so what the run knows is lost', facts, remedy=remedy) from None
     if not isinstance(known, dict): raise VQAError('the file does not describe a run', facts, remedy=remedy)
     return Run(folder, TrainingConfig.load(config), known)
 
@@ -82,7 +85,8 @@ def open_run(
     if not resume: raise VQAError('there is a run already', folder, remedy='Resume it, or choose another folder.')
     return run
 
-CHANGEABLE = ('epochs', 'max_steps', 'early_stopping', 'save_total_limit', 'eval_batch_size', 'workers', 'tensorboard', 'report_to')
+CHANGEABLE = ('epochs', 'max_steps', 'early_stopping', 'save_total_limit', 'eval_batch_size', 'workers', 'tensorboard',
+              'report_to')
 
 def go_on_with(
     run:Run,
@@ -103,4 +107,5 @@ def same_data(
 ) -> None:
     "`VQAError` when the data set is another than the run began with"
     if {name: run.facts.get(name, value) for name, value in facts.items()} != facts:
-        raise VQAError('the dataset has changed since the run began', run.folder, remedy='Start a new run, from its adapter if you like: --from.')
+        raise VQAError('the dataset has changed since the run began', run.folder,
+                       remedy='Start a new run, from its adapter if you like: --from.')

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .config import TrainingConfig   # ours before the Trainer: importing it is what makes bitsandbytes speak
+# ours before the Trainer: importing it is what makes bitsandbytes speak
+from .config import TrainingConfig
 from ..model.adapter import AdapterInfo
 from ..model.weights import saving
 from ..schema import VQAError
@@ -36,25 +37,32 @@ def check_number(
 
 class StopOnNonsense(TrainerCallback):
     "Looks at the gradient before it changes a weight; `VQAError` when it is not finite"
-    def __init__(self): self.scaler = None   # of fp16, which meets infinities by itself, skips the update, and lowers its scale
+    # of fp16, which meets infinities by itself, skips the update, and lowers its scale
+    def __init__(self): self.scaler = None
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if self.scaler is not None:
-            if self.scaler.get_scale() < 1e-4: raise VQAError('fp16 finds no scale at which the gradient is finite', remedy='Use precision: fp32.', exit_code=1)
+            if self.scaler.get_scale() < 1e-4:
+                raise VQAError('fp16 finds no scale at which the gradient is finite', remedy='Use precision: fp32.',
+                               exit_code=1)
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if gradients: check_number(float(torch.nn.utils.get_total_norm(gradients)), 'gradient', state.global_step, args.learning_rate)
+        if gradients:
+            check_number(float(torch.nn.utils.get_total_norm(gradients)), 'gradient', state.global_step,
+                         args.learning_rate)
 
 # %% ../../nbs/3_train/07_trainer.ipynb #b763f0a8
 class RepeatableAugmentation(TrainerCallback):
     "An augmentation whose changes follow from seed, epoch and picture, so that a resumed run sees the same ones"
-    def __init__(self, augmentation:Augmentation, seed:int): self.augmentation, self.seed, self.epoch = augmentation, seed, 0
+    def __init__(self, augmentation:Augmentation, seed:int):
+        self.augmentation, self.seed, self.epoch = augmentation, seed, 0
 
     def on_epoch_begin(self, args, state, control, **kwargs): self.epoch = int(round(state.epoch or 0, 6))
 
     def __call__(self, image:np.ndarray, random:np.random.Generator) -> np.ndarray:
         # `random` depends on how many pictures came before in this process, and a resumed process begins in the middle.
-        return self.augmentation(image, np.random.default_rng([self.seed, self.epoch, zlib.crc32(np.ascontiguousarray(image))]))
+        return self.augmentation(image, np.random.default_rng([self.seed, self.epoch,
+                                                               zlib.crc32(np.ascontiguousarray(image))]))
 
 class BalancedSampler(torch.utils.data.Sampler):
     "As many rows as there are, drawn by weight with replacement; the same for the same seed and epoch"
@@ -82,19 +90,25 @@ class KeepBest(TrainerCallback):
         evaluations = [h for h in state.log_history if 'eval_loss' in h]
         if key not in evaluations[-1]:
             known = ', '.join(k.removeprefix('eval_') for k in evaluations[-1] if k.startswith('eval_'))
-            raise VQAError(f"the evaluation has no metric '{self.config.best_metric}'", remedy=f'Set best_metric to one of {known}.')
-        for name in ('eval_loss', key): check_number(evaluations[-1][name], name.replace('eval_', 'validation '), state.global_step - 1, args.learning_rate)
-        ranks = [(sign * h[key], -h['eval_loss']) for h in evaluations]   # the loss decides between equals: at first all answers are wrong
+            raise VQAError(f"the evaluation has no metric '{self.config.best_metric}'",
+                           remedy=f'Set best_metric to one of {known}.')
+        for name in ('eval_loss', key):
+            check_number(evaluations[-1][name], name.replace('eval_', 'validation '), state.global_step - 1,
+                         args.learning_rate)
+        # the loss decides between equals: at first all answers are wrong
+        ranks = [(sign * h[key], -h['eval_loss']) for h in evaluations]
         since_best = len(ranks) - 1 - ranks.index(max(ranks))
         if since_best == 0: self.save(evaluations[-1])
-        elif self.config.early_stopping and since_best >= self.config.early_stopping: control.should_training_stop = True
+        elif self.config.early_stopping and since_best >= self.config.early_stopping:
+            control.should_training_stop = True
 
 # %% ../../nbs/3_train/07_trainer.ipynb #ee3b8637
 def _is_exact(logits, labels): return ((logits.argmax(-1) == labels) | (labels == -100)).all(-1)
 
 def _mean_exact(prediction): return {'exact': float(prediction.predictions.mean())}
 
-Score = Callable[..., dict]   # (model, processor, dataset) -> {'exact': 0.9, …}; one that takes a `task` gets the data set's
+# (model, processor, dataset) -> {'exact': 0.9, …}; one that takes a `task` gets the data set's
+Score = Callable[..., dict]
 
 # %% ../../nbs/3_train/07_trainer.ipynb #57bd05db
 LOSS_FILE = 'loss_since_log.json'
@@ -109,11 +123,13 @@ class CarryLoss(TrainerCallback):
         self.trainer._globalstep_last_logged = kept['last_logged']
 
 def _write_loss(trainer:Trainer, folder:Path) -> None:
-    (folder/LOSS_FILE).write_text(json.dumps(dict(sum=trainer.waiting_loss, last_logged=trainer._globalstep_last_logged)))
+    (folder/LOSS_FILE).write_text(json.dumps(dict(sum=trainer.waiting_loss,
+                                                  last_logged=trainer._globalstep_last_logged)))
 
 # %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
 class VQATrainer(Trainer):
-    "A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose checkpoints are whole"
+    """A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose
+    checkpoints are whole"""
     def __init__(self, *args, score:Score|None=None, examples:list|None=None, info:AdapterInfo|None=None, keep:int=2,
                  weights:torch.Tensor|None=None, **kwargs):
         super().__init__(*args, preprocess_logits_for_metrics=_is_exact, compute_metrics=_mean_exact, **kwargs)
@@ -129,14 +145,16 @@ class VQATrainer(Trainer):
         finally: self.data_collator = training
 
     def _get_train_sampler(self, train_dataset=None):
-        return super()._get_train_sampler(train_dataset) if self.weights is None else BalancedSampler(self.weights, self.args.seed)
+        return (super()._get_train_sampler(train_dataset) if self.weights is None
+                else BalancedSampler(self.weights, self.args.seed))
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
         check_number(float(loss), 'loss', self.state.global_step, self.args.learning_rate)
         return loss
 
-    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix='eval'):
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None,
+                        metric_key_prefix='eval'):
         ignore_keys = ['past_key_values', 'hidden_states', 'attentions', 'image_hidden_states']
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.score:

@@ -18,13 +18,15 @@ def score_answers(
     examples:int=3,       # Answers to show after each evaluation
 ):
     "A `score` for `finetune`: event F1, phase accuracy and exact match of the decoded answers, in percent of 1"
-    def score(model, processor, dataset, task:Task|None=None) -> dict:   # `finetune` gives the task of the whole data set
+    # `finetune` gives the task of the whole data set
+    def score(model, processor, dataset, task:Task|None=None) -> dict:
         task = task or survey_task(zip(dataset['question'], dataset['answer']), schema).task
         plain = model.get_base_model() if hasattr(model, 'get_base_model') else model   # with LoRA in its layers
         predictor = Predictor(plain, processor, task.schema, task.question, task.answer_format)
         found = predictor.predict(list(dataset['image']), batch_size=batch_size, bound=None)
         truth = [schema.parse(answer) for answer in dataset['answer']]
-        metrics = quick_scores([schema.codes(annotation) for annotation in truth], [schema.codes(prediction.annotation) for prediction in found])
+        metrics = quick_scores([schema.codes(annotation) for annotation in truth],
+                               [schema.codes(prediction.annotation) for prediction in found])
         metrics = {name: value for name, value in metrics.items() if value is not None}
         some = range(0, len(truth), max(1, len(truth) // examples))
         return metrics | dict(examples=[(task.render(truth[i]), found[i].answer) for i in some][:examples])

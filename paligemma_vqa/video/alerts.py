@@ -105,13 +105,15 @@ class EventWatch:
 
     def _segment(self, i, end_s):
         start_s, confidences = self._since[i]
-        return Segment(self.schema.events[i], self.schema.phases[self._state[i] - 1], start_s, end_s, float(np.mean(confidences)))
+        return Segment(self.schema.events[i], self.schema.phases[self._state[i] - 1], start_s, end_s,
+                       float(np.mean(confidences)))
 
 # %% ../../nbs/6_watch/10_alerts.ipynb #346aa14c
 class FeedWatch:
     "Says once when the feed is lost, frozen or black, and once when it is back"
     def __init__(self,
-        frozen_s:float=10.0,   # A living picture has noise; not one pixel in eight changes so long only when it stands still
+        # A living picture has noise; not one pixel in eight changes so long only when it stands still
+        frozen_s:float=10.0,
         black_s:float=5.0,     # Dark moments are shorter
         lost_s:float=5.0,      # Without a frame
         level:float=16.0,      # Gray level, 0 to 255, below which all is black
@@ -180,9 +182,11 @@ class Delivery:
             except queue.Empty: continue
             try: self.give(alert); self.delivered += 1
             except Exception as error:
-                if not self.error: _log.warning('an alert was not delivered: %s', masked(error))   # once, not once an alert
+                # once, not once an alert
+                if not self.error: _log.warning('an alert was not delivered: %s', masked(error))
                 self.error = error
 
+# %% ../../nbs/6_watch/10_alerts.ipynb #7909f0ad
 def close_all(
     deliveries:Sequence[Delivery],
     wait_s:float=5.0,    # For all of them together
@@ -209,7 +213,8 @@ def run_command(
 ) -> Callable[[Alert], None]:
     "A function that runs `command` with the alert on its standard input; a code other than 0 is an error"
     def give(alert):
-        process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                   start_new_session=True)
         try: process.communicate((alert.to_json() + '\n').encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
@@ -218,8 +223,10 @@ def run_command(
         if process.returncode: raise subprocess.CalledProcessError(process.returncode, command)
     return give
 
+# %% ../../nbs/6_watch/10_alerts.ipynb #79020a90
 def receiver_of(target:str|Callable) -> Callable[[Alert], None]:
     "What gives an alert to an address, a command or a function; `VQAError` when it is neither"
     if callable(target): return target
-    if not str(target).strip(): raise VQAError('an empty command cannot take alerts', remedy='Give a command, or an http:// address.')
+    if not str(target).strip():
+        raise VQAError('an empty command cannot take alerts', remedy='Give a command, or an http:// address.')
     return post(target) if target.split('://')[0] in ('http', 'https') else run_command(target)

@@ -46,7 +46,8 @@ class VideoResult:
     losses: list[Loss]
     timing: Mapping[str, float]                  # frames, answered, seconds, frames_per_s, model_s, annotating_s
     metrics: Mapping[str, Mapping]|None = None   # `raw` and `smoothed`, when the truth is known
-    clock: Clock|None = None                     # From when to when pictures are shown; tables, timeline and annotated video end with it
+    # From when to when pictures are shown; tables, timeline and annotated video end with it
+    clock: Clock|None = None
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #ecefa832
 _keys = WeakKeyDictionary()   # of predictors; the weights of a large model take seconds to sum up
@@ -62,8 +63,10 @@ def made_from(predictor, path:str|Path, dynamics:Dynamics, settings:Settings) ->
     "What results depend on: when it is the same, so are they"
     source = Path(path).stat()
     how = [getattr(dynamics, f.name) for f in fields(dynamics)]
-    return dict(schema=predictor.schema.fingerprint, model=_answers_key(predictor), settings=asdict(settings), bytes=source.st_size,
-                modified=source.st_mtime_ns, dynamics=_mark(*(value.tolist() if isinstance(value, np.ndarray) else value for value in how)))
+    return dict(schema=predictor.schema.fingerprint, model=_answers_key(predictor), settings=asdict(settings),
+                bytes=source.st_size,
+                modified=source.st_mtime_ns, dynamics=_mark(*(value.tolist() if isinstance(value, np.ndarray) else value
+                                                              for value in how)))
 
 def _asked_of(made:dict) -> dict:
     "Of what the answers depend on alone; smoothing and drawing may change"
@@ -81,8 +84,10 @@ def _clear(folder:Path) -> None:
 
 def _frame_lines(found:Found, schema:EventSchema):
     for index, time_s, probabilities in zip(found.indices, found.times_s, found.answers):
-        yield json.dumps(dict(index=index, time_s=round(time_s, 4), annotation=schema.from_codes(probabilities.argmax(-1)),
-                              probabilities=[[round(float(p), 4) for p in row] for row in probabilities]), ensure_ascii=False).encode() + b'\n'
+        yield json.dumps(dict(index=index, time_s=round(time_s, 4),
+                              annotation=schema.from_codes(probabilities.argmax(-1)),
+                              probabilities=[[round(float(p), 4) for p in row] for row in probabilities]),
+                              ensure_ascii=False).encode() + b'\n'
 
 def _clock(info, found:Found, settings:Settings) -> Clock:
     "From when to when there are pictures, or should be"
@@ -95,24 +100,30 @@ def _write(result:VideoResult, path, truth, settings:Settings) -> None:
     "All files but the report"
     folder, clock = result.folder, result.clock
     write_segments(folder, result.segments, result.schema, str(path), clock.duration_s, clock.fps)
-    draw_timeline(result.segments, result.schema, clock.duration_s, truth, result.losses, result.video).savefig(folder / 'timeline.png')
+    draw_timeline(result.segments, result.schema, clock.duration_s, truth, result.losses,
+                  result.video).savefig(folder / 'timeline.png')
     if settings.annotated:
-        annotate_video(path, folder / 'annotated.mp4', result.segments, result.schema, truth, max_height=settings.annotated_height, **settings.reading())
+        annotate_video(path, folder / 'annotated.mp4', result.segments, result.schema, truth,
+                       max_height=settings.annotated_height, **settings.reading())
 
-def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth, dynamics, settings:Settings) -> VideoResult:
+def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth, dynamics,
+              settings:Settings) -> VideoResult:
     "Segments, and how good they are where the truth is known"
     schema, times_s, probabilities = predictor.schema, np.array(found.times_s), np.stack(found.answers)
     def segments_by(method):
         codes = smooth(probabilities, times_s, method, dynamics)
         return codes, to_segments(codes, times_s, schema, clock.duration_s, probabilities, name)
     codes, segments = segments_by(settings.method)
-    metrics = truth and dict(raw=segment_metrics(truth, segments_by('raw')[1]), smoothed=segment_metrics(truth, segments))
-    return VideoResult(name, folder, schema, settings.fps, np.array(found.indices), times_s, probabilities, codes, segments, found.losses, {},
+    metrics = truth and dict(raw=segment_metrics(truth, segments_by('raw')[1]),
+                             smoothed=segment_metrics(truth, segments))
+    return VideoResult(name, folder, schema, settings.fps, np.array(found.indices), times_s, probabilities, codes,
+                       segments, found.losses, {},
                        metrics if truth is not None else None, clock)
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #02764924
 def analyze_video(
-    predictor,                                  # A `Predictor`, or anything with its `schema`, `stream` and `predict_each`
+    # A `Predictor`, or anything with its `schema`, `stream` and `predict_each`
+    predictor,
     path:str|Path,                              # A recording, or a folder with the pictures of one video
     output_dir:str|Path,                        # Gets the results; report.json is written last
     fps:float=5.0,                              # Frames looked at per second
@@ -122,8 +133,10 @@ def analyze_video(
     name:str|None=None,                         # What tables call the video; None: its file's name without the suffix
     **settings,                                 # Further fields of `Settings`
 ) -> VideoResult:
-    "Everything there is to know about a video; goes on where an earlier call was interrupted. `VQAError` when it cannot be read at all"
-    settings, schema, folder, began = Settings(fps=fps, **settings), predictor.schema, Path(output_dir), time.perf_counter()
+    """Everything there is to know about a video; goes on where an earlier call was interrupted. `VQAError` when it
+    cannot be read at all"""
+    settings, schema, folder, began = Settings(fps=fps,
+                                               **settings), predictor.schema, Path(output_dir), time.perf_counter()
     truth = read_segments(truth, schema) if isinstance(truth, (str, Path)) else truth
     dynamics, name = dynamics or Dynamics.by_hand(schema), name or Path(path).stem
     info = None if Path(path).is_dir() else video_info(path, settings.track)
@@ -134,17 +147,23 @@ def analyze_video(
     with Journal(folder / '.answers.jsonl', _asked_of(made)) as journal:
         kept = len(journal.found.times_s)
         found = look_on(predictor, path, settings, clock, journal, on_frame)
-        if not found.times_s: raise VQAError('no picture could be read', path, remedy='; '.join(map(str, found.losses)) or 'Check the video.')
+        if not found.times_s:
+            raise VQAError('no picture could be read', path,
+                           remedy='; '.join(map(str, found.losses)) or 'Check the video.')
         looked_s = time.perf_counter() - began
         result = _conclude(predictor, name, folder, found, _clock(info, found, settings), truth, dynamics, settings)
         write_atomically(folder / 'frames.jsonl', _frame_lines(found, schema))
         _write(result, path, truth, settings)
         seconds = time.perf_counter() - began
-        timing = dict(frames=len(found.times_s), kept=kept, answered=clock['answered'], seconds=seconds, video_s=result.clock.duration_s,
-                      frames_per_s=(len(found.times_s) - kept) / looked_s, model_s=clock['model_s'], looking_s=looked_s, finishing_s=seconds - looked_s)
-        report = dict(video=str(path), name=name, info=info and asdict(info), clock=asdict(result.clock), made_from=made, segments=len(result.segments),
+        timing = dict(frames=len(found.times_s), kept=kept, answered=clock['answered'], seconds=seconds,
+                      video_s=result.clock.duration_s,
+                      frames_per_s=(len(found.times_s) - kept) / looked_s, model_s=clock['model_s'], looking_s=looked_s,
+                      finishing_s=seconds - looked_s)
+        report = dict(video=str(path), name=name, info=info and asdict(info), clock=asdict(result.clock),
+                      made_from=made, segments=len(result.segments),
                       losses=[asdict(loss) for loss in found.losses], timing=timing, metrics=result.metrics)
-        write_atomically(folder / 'report.json', [json.dumps(report, ensure_ascii=False, indent=1, default=float).encode()])
+        write_atomically(folder / 'report.json',
+                         [json.dumps(report, ensure_ascii=False, indent=1, default=float).encode()])
         journal.remove()
     return replace(result, timing=timing)
 
@@ -155,14 +174,19 @@ def load_result(
 ) -> VideoResult:
     "An earlier result; probabilities are as in frames.jsonl, rounded to four digits"
     folder = Path(folder)
-    if not (folder / 'report.json').exists(): raise VQAError('there is no finished result', folder, remedy='Analyse the video again.')
+    if not (folder / 'report.json').exists():
+        raise VQAError('there is no finished result', folder, remedy='Analyse the video again.')
     report = json.loads((folder / 'report.json').read_text(encoding='utf-8'))
-    if report['made_from']['schema'] != schema.fingerprint: raise VQAError('the result was made with another schema', folder, remedy='Give the schema it was made with.')
+    if report['made_from']['schema'] != schema.fingerprint:
+        raise VQAError('the result was made with another schema', folder, remedy='Give the schema it was made with.')
     with open(folder / 'frames.jsonl', encoding='utf-8') as lines: frames = [json.loads(line) for line in lines]
     times_s, segments = np.array([frame['time_s'] for frame in frames]), read_segments(folder / 'segments.json', schema)
     codes = np.zeros((len(frames), len(schema.events)), dtype=int)
-    for s in segments: codes[(times_s >= s.start_s) & (times_s < s.end_s), schema.events.index(s.event)] = schema.phases.index(s.phase) + 1
-    return VideoResult(report.get('name') or Path(report['video']).stem, folder, schema, report['made_from']['settings']['fps'], np.array([frame['index'] for frame in frames]), times_s,
+    for s in segments:
+        codes[(times_s >= s.start_s) & (times_s < s.end_s),
+              schema.events.index(s.event)] = schema.phases.index(s.phase) + 1
+    return VideoResult(report.get('name') or Path(report['video']).stem, folder, schema,
+                       report['made_from']['settings']['fps'], np.array([frame['index'] for frame in frames]), times_s,
                        np.array([frame['probabilities'] for frame in frames], dtype=np.float32), codes, segments,
                        [Loss(**loss) for loss in report['losses']], report['timing'], report['metrics'],
                        Clock(**report['clock']) if 'clock' in report else None)
@@ -170,7 +194,8 @@ def load_result(
 # %% ../../nbs/6_watch/06_analyze.ipynb #0de47395
 def doubt(result:VideoResult) -> np.ndarray:
     "[N] bits: how unsure the model was in each frame, and how far from what smoothing made of it"
-    overruled = np.array([surprise(p, codes) - surprise(p, p.argmax(-1)) for p, codes in zip(result.probabilities, result.codes)])
+    overruled = np.array([surprise(p, codes) - surprise(p, p.argmax(-1)) for p,
+                          codes in zip(result.probabilities, result.codes)])
     return uncertainty(result.probabilities) + overruled
 
 def uncertain_frames(
@@ -184,7 +209,8 @@ def uncertain_frames(
     chosen = []
     for _, i, j in ranked:
         if len(chosen) == budget: break
-        if all(i != other or abs(results[i].times_s[j] - results[i].times_s[k]) >= distance_s for other, k in chosen): chosen.append((i, j))
+        if all(i != other or abs(results[i].times_s[j] - results[i].times_s[k]) >= distance_s for other, k in chosen):
+            chosen.append((i, j))
     return chosen
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #67e055f1

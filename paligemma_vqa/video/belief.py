@@ -58,7 +58,9 @@ def fit_belief(
     trust:float=5.0,            # Frames in a state after which its row counts as much as the expectation
 ) -> Dynamics:
     "`dynamics` with the temperature and the confusion matrix of each event; `VQAError` without a validation video"
-    if not validation: raise VQAError('there is no validation video to measure on', remedy='Split the data set with a validation side.')
+    if not validation:
+        raise VQAError('there is no validation video to measure on',
+                       remedy='Split the data set with a validation side.')
     codes = np.concatenate([track.codes for track in validation])
     probabilities = np.concatenate([track.probabilities for track in validation])
     keep = np.isfinite(probabilities).all((1, 2))
@@ -72,7 +74,8 @@ def fit_belief(
         scaled = scale(p, temperature)
         right = scaled.max(-1).mean()
         expected = right * np.eye(states) + (1 - right) / states
-        rows = [(scaled[truth == s].sum(0) + trust * expected[s]) / ((truth == s).sum() + trust * expected[s].sum()) for s in range(states)]
+        rows = [(scaled[truth == s].sum(0) + trust * expected[s]) / ((truth == s).sum() + trust * expected[s].sum())
+                for s in range(states)]
         temperatures.append(temperature); confusion.append(rows)
     return replace(dynamics, temperatures=np.array(temperatures), confusion=np.array(confusion))
 
@@ -92,21 +95,26 @@ class Choice:
 
 def ways_to_smooth(schema:EventSchema, dynamics:Dynamics, validation:Sequence[Track]=()) -> list[Choice]:
     "What there is to choose from; the measured one only with validation videos"
-    found = [Choice('raw', None, 'frame by frame'), Choice('median', None, 'median'), Choice('hysteresis', None, 'hysteresis'),
-             Choice('hmm', Dynamics.by_hand(schema), 'HMM, equal settings'), Choice('hmm', dynamics, 'HMM, fitted rates')]
+    found = [Choice('raw', None, 'frame by frame'), Choice('median', None, 'median'),
+             Choice('hysteresis', None, 'hysteresis'),
+             Choice('hmm', Dynamics.by_hand(schema), 'HMM, equal settings'),
+             Choice('hmm', dynamics, 'HMM, fitted rates')]
     return found + [Choice('hmm', fit_belief(dynamics, validation), 'HMM, measured belief')] if validation else found
 
+# %% ../../nbs/6_watch/14_belief.ipynb #4134bea5
 def f1_by_video(schema:EventSchema, choice:Choice, tracks:Sequence[Track]) -> np.ndarray:
     "[V, 2] twice the hits of F1@50, and true and found segments together"
     rows = []
     for track in tracks:
-        true, found = (to_segments(codes, track.times_s, schema) for codes in (track.codes, choice(track.probabilities, track.times_s)))
+        true, found = (to_segments(codes, track.times_s, schema)
+                       for codes in (track.codes, choice(track.probabilities, track.times_s)))
         total = len(true) + len(found)
         rows.append((total * (segment_metrics(true, found)['f1@50'] or 0), total))
     return np.array(rows, float)
 
 def _ratio(counts) -> np.ndarray: return counts[..., 0] / np.maximum(counts[..., 1], 1)
 
+# %% ../../nbs/6_watch/14_belief.ipynb #b3dbe8dd
 def choose_smoothing(
     schema:EventSchema,
     dynamics:Dynamics,           # Fitted on training videos
@@ -119,7 +127,10 @@ def choose_smoothing(
     counts = {way.name: f1_by_video(schema, way, validation) for way in (raw, *others)}
     scores = {name: round(float(_ratio(one.sum(0))), 4) for name, one in counts.items()}
     best = max(others, key=lambda way: scores[way.name])
-    draws = np.random.default_rng(seed).multinomial(len(validation), np.full(len(validation), 1 / len(validation)), size=resamples)
+    draws = np.random.default_rng(seed).multinomial(len(validation), np.full(len(validation), 1 / len(validation)),
+                                                    size=resamples)
     low = float(np.percentile(_ratio(draws @ counts[best.name]) - _ratio(draws @ counts[raw.name]), 10))
-    if low <= 0: return replace(raw, scores=scores, reason=f'{best.name} is not better beyond chance on {len(validation)} validation videos')
+    if low <= 0:
+        return replace(raw, scores=scores,
+                       reason=f'{best.name} is not better beyond chance on {len(validation)} validation videos')
     return replace(best, scores=scores, reason=f'better than frame by frame on {len(validation)} validation videos')

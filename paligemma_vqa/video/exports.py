@@ -18,7 +18,8 @@ from ..files import read_table, to_table, write_atomically
 from ..schema import EventSchema, Segment, VQAError
 
 # %% ../../nbs/6_watch/03_exports.ipynb #870059cb
-COLUMNS = ('event', 'phase', 'start', 'end', 'start_s', 'end_s', 'duration_s', 'confidence', 'is_doubtful', 'video', 'start_at', 'end_at')
+COLUMNS = ('event', 'phase', 'start', 'end', 'start_s', 'end_s', 'duration_s', 'confidence', 'is_doubtful', 'video',
+           'start_at', 'end_at')
 
 def segment_row(
     segment:Segment,
@@ -27,10 +28,13 @@ def segment_row(
 ) -> dict:
     "What every table says about a segment"
     start_s, end_s = round(segment.start_s, 3), round(segment.end_s, 3)
-    row = dict(event=segment.event, phase=segment.phase, start_s=start_s, end_s=end_s, confidence=segment.confidence and round(segment.confidence, 3),
-               video=segment.video, start=timecode(start_s), end=timecode(end_s), duration_s=round(end_s - start_s, 3), is_doubtful=is_doubtful)
+    row = dict(event=segment.event, phase=segment.phase, start_s=start_s, end_s=end_s,
+               confidence=segment.confidence and round(segment.confidence, 3),
+               video=segment.video, start=timecode(start_s), end=timecode(end_s), duration_s=round(end_s - start_s, 3),
+               is_doubtful=is_doubtful)
     if started_at:
-        row |= {f'{name}_at': (started_at + timedelta(seconds=time_s)).isoformat(timespec='milliseconds') for name, time_s in (('start', start_s), ('end', end_s))}
+        row |= {f'{name}_at': (started_at + timedelta(seconds=time_s)).isoformat(timespec='milliseconds') for name,
+                time_s in (('start', start_s), ('end', end_s))}
     return row
 
 def to_csv(
@@ -45,8 +49,10 @@ def to_csv(
 def _segment(row:dict) -> Segment:
     def time_s(name): return seconds_of(row[f'{name}_s'] if row.get(f'{name}_s') not in (None, '') else row[name])
     confidence = float(row['confidence']) if row.get('confidence') not in (None, '') else None
-    segment = Segment(str(row['event']), str(row['phase']), time_s('start'), time_s('end'), confidence, row.get('video') or None)
-    if not all(map(math.isfinite, (segment.start_s, segment.end_s, confidence or 0.0))): raise ValueError('a time or confidence is not a number')
+    segment = Segment(str(row['event']), str(row['phase']), time_s('start'), time_s('end'), confidence,
+                      row.get('video') or None)
+    if not all(map(math.isfinite, (segment.start_s, segment.end_s, confidence or 0.0))):
+        raise ValueError('a time or confidence is not a number')
     return segment
 
 def _rows(path:Path, text:str) -> list[tuple[int|None, dict]]:
@@ -54,9 +60,11 @@ def _rows(path:Path, text:str) -> list[tuple[int|None, dict]]:
     try: content = json.loads(text)
     except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
     items = content.get('segments') if isinstance(content, dict) else content
-    if not isinstance(items, list): raise VQAError('there is no list of segments in it', path, remedy='Write {"segments": […]}.')
+    if not isinstance(items, list):
+        raise VQAError('there is no list of segments in it', path, remedy='Write {"segments": […]}.')
     return [(None, row) for row in items]
 
+# %% ../../nbs/6_watch/03_exports.ipynb #ada963c0
 def read_segments(
     path:str|Path,              # .json or .csv
     schema:EventSchema|None=None,  # Events and phases are checked against it
@@ -69,7 +77,8 @@ def read_segments(
     for line, row in _rows(path, text):
         try: segment = _segment(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise VQAError(f'not a segment: {row} ({error!r})', path, line, remedy='It needs event, phase, start_s and end_s, in seconds.') from None
+            raise VQAError(f'not a segment: {row} ({error!r})', path, line,
+                           remedy='It needs event, phase, start_s and end_s, in seconds.') from None
         if not segment.start_s <= segment.end_s: raise VQAError(f'the segment ends before it begins: {row}', path, line)
         if schema:
             try: schema.check({segment.event: segment.phase})
@@ -94,7 +103,8 @@ def to_vtt(segments:Sequence[Segment]) -> str:
 
 def to_srt(segments:Sequence[Segment]) -> str:
     "SubRip subtitles"
-    return '\n'.join(f'{number}\n{timecode(start, ",")} --> {timecode(end, ",")}\n' + '\n'.join(f'{e}: {p}' for e, p in present.items()) + '\n'
+    return '\n'.join(f'{number}\n{timecode(start, ",")} --> {timecode(end, ",")}\n'
+                     + '\n'.join(f'{e}: {p}' for e, p in present.items()) + '\n'
                      for number, (start, end, present) in enumerate(stretches(segments), 1))
 
 # %% ../../nbs/6_watch/03_exports.ipynb #5269fc4d
@@ -117,12 +127,15 @@ def to_eaf(
 ) -> bytes:
     "An ELAN annotation document, format 3.0"
     document = ElementTree.Element('ANNOTATION_DOCUMENT', {
-        'AUTHOR': 'paligemma_vqa', 'DATE': datetime.now().astimezone().isoformat(timespec='seconds'), 'FORMAT': '3.0', 'VERSION': '3.0',
-        'xmlns:xsi': 'http://www.w3.org/2001/XMLSchema-instance', 'xsi:noNamespaceSchemaLocation': 'http://www.mpi.nl/tools/elan/EAFv3.0.xsd'})
+        'AUTHOR': 'paligemma_vqa', 'DATE': datetime.now().astimezone().isoformat(timespec='seconds'), 'FORMAT': '3.0',
+        'VERSION': '3.0',
+        'xmlns:xsi': 'http://www.w3.org/2001/XMLSchema-instance',
+        'xsi:noNamespaceSchemaLocation': 'http://www.mpi.nl/tools/elan/EAFv3.0.xsd'})
     header = ElementTree.SubElement(document, 'HEADER', MEDIA_FILE='', TIME_UNITS='milliseconds')
     if video:
         url = Path(video).resolve().as_uri() if '://' not in video else video
-        ElementTree.SubElement(header, 'MEDIA_DESCRIPTOR', MEDIA_URL=url, MIME_TYPE='video/mp4', RELATIVE_MEDIA_URL=media_path(video, folder))
+        ElementTree.SubElement(header, 'MEDIA_DESCRIPTOR', MEDIA_URL=url, MIME_TYPE='video/mp4',
+                               RELATIVE_MEDIA_URL=media_path(video, folder))
     order = ElementTree.SubElement(document, 'TIME_ORDER')
     times = sorted({round(time_s * 1000) for s in segments for time_s in (s.start_s, s.end_s)})
     slot = {time: f'ts{number}' for number, time in enumerate(times, 1)}
@@ -135,12 +148,15 @@ def to_eaf(
             if segment.event != event or start == end: continue
             number += 1
             annotation = ElementTree.SubElement(ElementTree.SubElement(tier, 'ANNOTATION'), 'ALIGNABLE_ANNOTATION',
-                                                ANNOTATION_ID=f'a{number}', TIME_SLOT_REF1=slot[start], TIME_SLOT_REF2=slot[end])
+                                                ANNOTATION_ID=f'a{number}', TIME_SLOT_REF1=slot[start],
+                                                TIME_SLOT_REF2=slot[end])
             ElementTree.SubElement(annotation, 'ANNOTATION_VALUE').text = segment.phase
-    ElementTree.SubElement(document, 'LINGUISTIC_TYPE', GRAPHIC_REFERENCES='false', LINGUISTIC_TYPE_ID='phases', TIME_ALIGNABLE='true')
+    ElementTree.SubElement(document, 'LINGUISTIC_TYPE', GRAPHIC_REFERENCES='false', LINGUISTIC_TYPE_ID='phases',
+                           TIME_ALIGNABLE='true')
     ElementTree.indent(document)
     return ElementTree.tostring(document, encoding='UTF-8', xml_declaration=True)
 
+# %% ../../nbs/6_watch/03_exports.ipynb #93973f38
 def to_boris(
     segments:Sequence[Segment],
     schema:EventSchema,
@@ -153,19 +169,27 @@ def to_boris(
     name, now = Path(video).stem or 'video', datetime.now().isoformat(timespec='seconds')
     video = media_path(video, folder)
     phases = {'0': {'name': 'phase', 'description': '', 'type': 0, 'values': list(schema.phases)}}
-    behaviors = {str(i): {'type': 'State event', 'key': '', 'code': event, 'description': '', 'category': '', 'modifiers': phases,
-                          'excluded': '', 'coding map': '', 'color': schema.colors[event]} for i, event in enumerate(schema.events)}
+    behaviors = {str(i): {'type': 'State event', 'key': '', 'code': event, 'description': '', 'category': '',
+                          'modifiers': phases,
+                          'excluded': '', 'coding map': '', 'color': schema.colors[event]} for i,
+                          event in enumerate(schema.events)}
     # A state starts and stops with the same line; where one phase follows another, the stop comes first.
-    lines = [(s.start_s, 1, s) for s in segments if s.end_s > s.start_s] + [(s.end_s, 0, s) for s in segments if s.end_s > s.start_s]
+    lines = ([(s.start_s, 1, s) for s in segments if s.end_s > s.start_s]
+             + [(s.end_s, 0, s) for s in segments if s.end_s > s.start_s])
     events = [[round(time_s, 3), '', s.event, s.phase, ''] for time_s, _, s in sorted(lines, key=lambda line: line[:2])]
-    observation = {'file': {str(i): [video] if i == 1 else [] for i in range(1, 9)}, 'type': 'MEDIA', 'date': now, 'description': '',
-                   'time offset': 0.0, 'events': events, 'observation time interval': [0, 0], 'independent_variables': {},
+    observation = {'file': {str(i): [video] if i == 1 else [] for i in range(1, 9)}, 'type': 'MEDIA', 'date': now,
+                   'description': '',
+                   'time offset': 0.0, 'events': events, 'observation time interval': [0, 0],
+                   'independent_variables': {},
                    'visualize_spectrogram': False, 'visualize_waveform': False, 'close_behaviors_between_videos': False,
                    'scan_sampling_time': 0, 'start_from_current_time': False,
-                   'media_info': {'length': {video: duration_s}, 'fps': {video: fps}, 'hasVideo': {video: True}, 'hasAudio': {video: False},
+                   'media_info': {'length': {video: duration_s}, 'fps': {video: fps}, 'hasVideo': {video: True},
+                                  'hasAudio': {video: False},
                                   'offset': {'1': 0.0}}}
-    return {'time_format': 'hh:mm:ss', 'project_name': name, 'project_date': now, 'project_description': '', 'project_format_version': '7.0',
-            'subjects_conf': {}, 'behavioral_categories': [], 'independent_variables': {}, 'coding_map': {}, 'behaviors_coding_map': [],
+    return {'time_format': 'hh:mm:ss', 'project_name': name, 'project_date': now, 'project_description': '',
+            'project_format_version': '7.0',
+            'subjects_conf': {}, 'behavioral_categories': [], 'independent_variables': {}, 'coding_map': {},
+            'behaviors_coding_map': [],
             'behaviors_conf': behaviors, 'observations': {name: observation}, 'converters': {}}
 
 # %% ../../nbs/6_watch/03_exports.ipynb #b3aa1d8e
@@ -181,12 +205,15 @@ def write_segments(
 ) -> list[Path]:
     "Everything in every format; returns the paths"
     rows = [segment_row(segment, started_at, is_doubtful(segment)) for segment in segments]
-    content = dict(video=video, duration_s=duration_s, started_at=started_at and started_at.isoformat(), events=list(schema.events),
+    content = dict(video=video, duration_s=duration_s, started_at=started_at and started_at.isoformat(),
+                   events=list(schema.events),
                    phases=list(schema.phases), segments=rows)
     boris = to_boris(segments, schema, video, duration_s or 0.0, fps or 25.0, folder)
-    files = {'json': json.dumps(content, ensure_ascii=False, indent=1) + '\n', 'csv': to_csv(segments, started_at, is_doubtful),
+    files = {'json': json.dumps(content, ensure_ascii=False, indent=1) + '\n',
+             'csv': to_csv(segments, started_at, is_doubtful),
              'vtt': to_vtt(segments), 'srt': to_srt(segments), 'eaf': to_eaf(segments, schema, video, folder),
              'boris': json.dumps(boris, ensure_ascii=False, indent=1)}
     paths = [Path(folder) / f'segments.{suffix}' for suffix in files]
-    for path, text in zip(paths, files.values()): write_atomically(path, [text if isinstance(text, bytes) else text.encode()])
+    for path, text in zip(paths, files.values()):
+        write_atomically(path, [text if isinstance(text, bytes) else text.encode()])
     return paths

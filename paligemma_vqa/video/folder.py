@@ -34,13 +34,15 @@ def result_folders(videos:Sequence[Path], folder:Path) -> dict[Path, str]:
     "A result folder's name for each video: its path without the suffix, or with it where two would share one"
     plain = {video: video.relative_to(folder).with_suffix('').as_posix() for video in videos}
     taken = list(plain.values())
-    return {video: name if taken.count(name) == 1 else video.relative_to(folder).as_posix() for video, name in plain.items()}
+    return {video: name if taken.count(name) == 1 else video.relative_to(folder).as_posix() for video,
+            name in plain.items()}
 
 def _is_finished(output:Path, made:dict) -> bool:
     try: report = json.loads((output / 'report.json').read_text(encoding='utf-8'))
     except (FileNotFoundError, json.JSONDecodeError): return False
     return report.get('made_from') == json.loads(json.dumps(made))   # as JSON writes it
 
+# %% ../../nbs/6_watch/08_folder.ipynb #41afdb66
 def analyze_one(
     predictor,
     folder:str|Path,        # The folder of videos
@@ -59,15 +61,20 @@ def analyze_one(
             return Outcome(video, name, 'kept', report['segments'], len(report['losses']))
         (output / 'error.txt').unlink(missing_ok=True)
         result = analyze_video(predictor, path, output, dynamics=dynamics, name=name, **settings)
-        return Outcome(video, name, 'done', len(result.segments), len(result.losses), round(time.perf_counter() - began, 3))
+        return Outcome(video, name, 'done', len(result.segments), len(result.losses),
+                       round(time.perf_counter() - began, 3))
     except Exception as error:   # whatever it is, the other videos are not to suffer from it
         output.mkdir(parents=True, exist_ok=True)
-        (output / 'error.txt').write_text(str(error) if isinstance(error, VQAError) else traceback.format_exc(), encoding='utf-8')
-        return Outcome(video, name, 'failed', seconds=round(time.perf_counter() - began, 3), error=str(error) or type(error).__name__)
+        (output / 'error.txt').write_text(str(error) if isinstance(error, VQAError) else traceback.format_exc(),
+                                          encoding='utf-8')
+        return Outcome(video, name, 'failed', seconds=round(time.perf_counter() - began, 3),
+                       error=str(error) or type(error).__name__)
 
 # %% ../../nbs/6_watch/08_folder.ipynb #d11f6601
 def _videos(folder:str|Path) -> list[Path]:
-    if not (videos := look_into(folder).videos): raise VQAError('there are no videos in the folder', folder, remedy='Videos end in .mp4, .mov, .mkv, .avi and the like.')
+    if not (videos := look_into(folder).videos):
+        raise VQAError('there are no videos in the folder', folder,
+                       remedy='Videos end in .mp4, .mov, .mkv, .avi and the like.')
     return list(videos)
 
 def left_out(folder:str|Path) -> list[Outcome]:
@@ -83,21 +90,25 @@ def _write_tables(output_dir:Path, outcomes:Sequence[Outcome]) -> None:
     writer.writeheader()
     writer.writerows(asdict(outcome) for outcome in outcomes)
     write_atomically(output_dir / 'videos.csv', [text.getvalue().encode()])
-    segments = [segment for outcome in outcomes if outcome.status in ('done', 'kept') for segment in read_segments(output_dir / outcome.folder / 'segments.json')]
+    segments = [segment for outcome in outcomes if outcome.status in ('done', 'kept')
+                for segment in read_segments(output_dir / outcome.folder / 'segments.json')]
     write_atomically(output_dir / 'segments.csv', [to_csv(segments).encode()])
 
+# %% ../../nbs/6_watch/08_folder.ipynb #042cea17
 def analyze_folder(
     predictor,                                            # As for `analyze_video`
     folder:str|Path,                                      # Videos in it and below
     output_dir:str|Path,                                  # Gets a result folder for each
-    on_video:Callable[[Outcome, int, int], None]|None=None,  # Called after each with its outcome, its number and how many there are
+    # Called after each with its outcome, its number and how many there are
+    on_video:Callable[[Outcome, int, int], None]|None=None,
     **options,                                            # `dynamics`, and fields of `Settings`
 ) -> list[Outcome]:
     "Analyse every video of a folder; call it again to go on after an interruption"
     folder, output_dir, videos, outcomes = Path(folder), Path(output_dir), _videos(folder), []
     output_dir.mkdir(parents=True, exist_ok=True)
     for number, (video, name) in enumerate(result_folders(videos, folder).items(), 1):
-        outcomes.append(analyze_one(predictor, folder, video.relative_to(folder).as_posix(), output_dir, name, **options))
+        outcomes.append(analyze_one(predictor, folder, video.relative_to(folder).as_posix(), output_dir, name,
+                                    **options))
         if on_video: on_video(outcomes[-1], number, len(videos))
     _write_tables(output_dir, [*outcomes, *left_out(folder)])
     return outcomes
@@ -113,7 +124,8 @@ def queue_from_folder(
 ) -> list[Path]:
     "Put the most doubtful frames of all videos into a data set folder, and ask for their labels"
     whole = [outcome for outcome in outcomes if outcome.status != 'failed']
-    return queue_uncertain([load_result(Path(output_dir) / outcome.folder, schema) for outcome in whole], [Path(folder) / outcome.video for outcome in whole],
+    return queue_uncertain([load_result(Path(output_dir) / outcome.folder, schema) for outcome in whole],
+                           [Path(folder) / outcome.video for outcome in whole],
                            to_label, budget, names=[outcome.folder.replace('/', ' ') for outcome in whole])
 
 # %% ../../nbs/6_watch/08_folder.ipynb #9aac37ed
@@ -130,6 +142,7 @@ def _start_ray(ray, **options) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger('ray.data').setLevel(logging.ERROR)
 
+# %% ../../nbs/6_watch/08_folder.ipynb #b6798e44
 def analyze_folder_on_ray(
     make_predictor:Callable,     # Called once in each worker, returns a predictor
     folder:str|Path,             # On a disk that all workers see
@@ -144,16 +157,20 @@ def analyze_folder_on_ray(
     except ImportError: raise VQAError('Ray is not installed', remedy='Run pip install "paligemma_vqa[ray]".') from None
     _start_ray(ray)
     folder, output_dir = Path(folder).resolve(), Path(output_dir).resolve()
-    names = {video.relative_to(folder).as_posix(): name for video, name in result_folders(_videos(folder), folder).items()}
+    names = {video.relative_to(folder).as_posix(): name for video,
+             name in result_folders(_videos(folder), folder).items()}
     output_dir.mkdir(parents=True, exist_ok=True)
-    rows = [dict(video=video, name=names[video]) for video in sorted(names, key=lambda video: -(folder / video).stat().st_size)]
+    rows = [dict(video=video, name=names[video])
+            for video in sorted(names, key=lambda video: -(folder / video).stat().st_size)]
 
     class Worker:
         def __init__(self): self.predictor = make_predictor()
-        def __call__(self, row): return asdict(analyze_one(self.predictor, folder, row['video'], output_dir, row['name'], **options))
+        def __call__(self, row):
+            return asdict(analyze_one(self.predictor, folder, row['video'], output_dir, row['name'], **options))
 
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Worker, compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))), num_cpus=cpus, num_gpus=gpus).take_all()
+        Worker, compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))), num_cpus=cpus,
+        num_gpus=gpus).take_all()
     by_video = {row['video']: Outcome(**row) for row in done}
     outcomes = [by_video[video] for video in names]
     _write_tables(output_dir, [*outcomes, *left_out(folder)])

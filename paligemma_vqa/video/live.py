@@ -50,9 +50,11 @@ class LiveReport:
         def ms(name): return '–' if self.latency_ms[name] is None else f'{self.latency_ms[name]:.0f} ms'
         rows = [('frames received', f'{self.received}'), ('answered', f'{self.answered} ({self.fps:.1f} per second)'),
                 ('dropped', f'{self.dropped} ({self.dropped_share:.1%})'),
-                ('latency p50 / p95 / p99', ' / '.join(map(ms, ('p50', 'p95', 'p99')))), ('over the budget', f'{self.late_share:.1%}'),
+                ('latency p50 / p95 / p99', ' / '.join(map(ms, ('p50', 'p95', 'p99')))),
+                ('over the budget', f'{self.late_share:.1%}'),
                 ('alerts', f'{self.alerts}' + (f', {self.undelivered} not delivered' if self.undelivered else '')),
-                ('outages', ', '.join(f'{o.length_s:.1f} s at {o.start_s:.1f} s' for o in self.outages) or 'none'), ('ended', self.ended)]
+                ('outages', ', '.join(f'{o.length_s:.1f} s at {o.start_s:.1f} s' for o in self.outages) or 'none'),
+                ('ended', self.ended)]
         return '\n'.join(f'{name:<24}{value}' for name, value in rows)
 
 # %% ../../nbs/6_watch/07_live.ipynb #ff99d101
@@ -65,10 +67,12 @@ class Options:
     dynamics: Dynamics|None = None
     lag_s: float = 0.5
 
+# %% ../../nbs/6_watch/07_live.ipynb #95cdfc30
 class Desk:
     "Where answers arrive, and decisions leave"
     def __init__(self, schema, options:Options, session:Session|None):
-        receivers = [options.on_alert] if isinstance(options.on_alert, str) or callable(options.on_alert) else options.on_alert
+        receivers = ([options.on_alert] if isinstance(options.on_alert, str) or callable(options.on_alert)
+                     else options.on_alert)
         self.schema, self.session, self.lag_s = schema, session, options.lag_s
         self.events, self.rules, self.feed = EventWatch(schema, options.alerts), RuleWatch(options.rules), FeedWatch()
         self._smoother, self._arrived = FixedLag(options.dynamics or Dynamics.by_hand(schema), options.lag_s), {}
@@ -84,13 +88,15 @@ class Desk:
 
     def picture(self, time_s:float, image:np.ndarray) -> None:
         "A picture that is about to be answered"
-        for state in self.feed.see(time_s, image): self.tell(Alert('feed', state, round(time_s, 3), kind='feed', at=now()))
+        for state in self.feed.see(time_s, image):
+            self.tell(Alert('feed', state, round(time_s, 3), kind='feed', at=now()))
 
     def quiet(self, time_s:float, silent_s:float) -> None:
         "No frame has come for `silent_s`"
         if silent_s > self.lag_s: self._decide(self._smoother.flush())
         if silent_s > self.events.hold_s: self._keep(self.events.finish())
-        for state in self.feed.silent(silent_s): self.tell(Alert('feed', state, round(time_s, 3), kind='feed', at=now()))
+        for state in self.feed.silent(silent_s):
+            self.tell(Alert('feed', state, round(time_s, 3), kind='feed', at=now()))
 
     def tell(self, alert:Alert) -> None:
         self.alerts += 1
@@ -110,7 +116,8 @@ class Desk:
     def _broken(self, violations, delay_ms=0.0) -> None:
         for violation in violations:
             self.violations += 1
-            self.tell(Alert(violation.rule, violation.message, violation.time_s, delay_ms=delay_ms, at=now(), kind='rule'))
+            self.tell(Alert(violation.rule, violation.message, violation.time_s, delay_ms=delay_ms, at=now(),
+                            kind='rule'))
 
     def _keep(self, over:Sequence[Segment]) -> None:
         self.segments.extend(over)
@@ -127,14 +134,16 @@ class Desk:
 # %% ../../nbs/6_watch/07_live.ipynb #61ea63e2
 class Asking:
     "Frames out of the mailbox to the model, and its answers to the desk"
-    def __init__(self, predictor, receiver:Receiver, desk:Desk, budget_s:float, batch_size:int, bound:float, is_over:Callable[[], bool]):
+    def __init__(self, predictor, receiver:Receiver, desk:Desk, budget_s:float, batch_size:int, bound:float,
+                 is_over:Callable[[], bool]):
         self.predictor, self.receiver, self.desk, self.budget_s, self.is_over = predictor, receiver, desk, budget_s, is_over
         self.batch_size, self.bound, self.expected_s = batch_size, bound, 0.0
         self.answered, self.late, self.latencies, self._taken = 0, 0, deque(maxlen=10_000), deque()
 
     def answers(self):
         "`(frame, prediction, latency in ms)` until it is over"
-        for prediction in self.predictor.stream(self._one_by_one(), bound=self.bound) if self.batch_size == 1 else self._several():
+        for prediction in self.predictor.stream(self._one_by_one(),
+                                                bound=self.bound) if self.batch_size == 1 else self._several():
             frame, begun = self._taken.popleft()
             ended = time.monotonic()
             spent_s, latency_ms = ended - begun, (ended - frame.arrived_s) * 1000
@@ -167,33 +176,41 @@ class Asking:
     def _several(self):
         for frames in self._batches():
             begun = time.monotonic()
-            predictions = self.predictor.predict([self._image(frame) for frame in frames], batch_size=self.batch_size, bound=self.bound)
+            predictions = self.predictor.predict([self._image(frame) for frame in frames], batch_size=self.batch_size,
+                                                 bound=self.bound)
             share_s = (time.monotonic() - begun) / len(frames)
             self._taken.extend((frame, time.monotonic() - share_s) for frame in frames)
             yield from predictions
 
 # %% ../../nbs/6_watch/07_live.ipynb #6ea0dcd2
 def live(
-    predictor,                                     # A `Predictor`, or anything with its `schema`, `stream` and `predict`
-    source:str|Path|int,                           # Camera number, rtsp:// or http:// address, or a file, played at its own rate
+    # A `Predictor`, or anything with its `schema`, `stream` and `predict`
+    predictor,
+    # Camera number, rtsp:// or http:// address, or a file, played at its own rate
+    source:str|Path|int,
     latency_budget_ms:float=500.0,                 # From a frame's arrival to its answer
     fps:float|None=None,                           # Frames wanted per second; None: as many as can be answered
     alerts:Sequence[str]=(),                       # Events, or `event:phase`, to alert about
-    on_alert:Sequence[str|Callable]|str|Callable[[Alert], None]=print_alert,  # Functions, commands or http:// addresses that get alerts
-    on_answer:Callable[[float, object, float], None]|None=None,   # Called with time_s, the prediction and its latency in ms
+    # Functions, commands or http:// addresses that get alerts
+    on_alert:Sequence[str|Callable]|str|Callable[[Alert], None]=print_alert,
+    # Called with time_s, the prediction and its latency in ms
+    on_answer:Callable[[float, object, float], None]|None=None,
     dynamics:Dynamics|None=None,                   # How events behave; `Dynamics.by_hand` when None
     lag_s:float=0.5,                               # How long smoothing waits before it decides
-    batch_size:int=1,                              # More than 1: take several frames at once when they have piled up, for a GPU
+    # More than 1: take several frames at once when they have piled up, for a GPU
+    batch_size:int=1,
     bound:float=0.05,                              # Probability that may stay unexplained in an answer; less costs time
     duration_s:float|None=None,                    # Stop after so long
     give_up_s:float=60.0,                          # How long a stream may be gone
     timeout_s:float=5.0,                           # How long an address may be silent before it counts as broken
-    output_dir:str|Path|None=None,                 # Gets a folder for this session, named after the time at which it began
+    # Gets a folder for this session, named after the time at which it began
+    output_dir:str|Path|None=None,
     stop:threading.Event|None=None,                # Set it to end from another thread
     rules:Sequence[Rule]=(),                       # What must and must not happen; a broken one is an alert
 ) -> LiveReport:
     "Watch `source` and answer without falling behind; `VQAError` when it cannot be opened, or a file has no picture"
-    if not latency_budget_ms > 0: raise VQAError(f'the latency budget is {latency_budget_ms} ms', remedy='Give milliseconds above 0.')
+    if not latency_budget_ms > 0:
+        raise VQAError(f'the latency budget is {latency_budget_ms} ms', remedy='Give milliseconds above 0.')
     if not lag_s >= 0: raise VQAError(f'the lag is {lag_s} s', remedy='Give seconds, 0 or more.')
     stop, ended = stop or threading.Event(), ''
     options = Options(alerts, on_alert, rules, dynamics, lag_s)
@@ -201,7 +218,8 @@ def live(
     receiver = Receiver(source, Mailbox(), fps, give_up_s, timeout_s)
     started_at = now()
     try:
-        session = output_dir and Session(output_dir, source, predictor.schema, dict(fps=fps, lag_s=lag_s, alerts=list(alerts), rules=[r.name for r in rules]))
+        session = output_dir and Session(output_dir, source, predictor.schema,
+                                         dict(fps=fps, lag_s=lag_s, alerts=list(alerts), rules=[r.name for r in rules]))
         desk = Desk(predictor.schema, options, session)
     except BaseException: receiver.stop(); raise
     def is_over(): return stop.is_set() or duration_s is not None and receiver.clock.now_s() >= duration_s
@@ -216,10 +234,14 @@ def live(
         ended = f'failed: {masked(problem)}'
         raise
     finally:
-        ended = ended or receiver.ended or ('stopped' if stop.is_set() else f'{duration_s:g} s are over' if duration_s is not None else 'the stream ended')
+        ended = (ended or receiver.ended
+                 or ('stopped' if stop.is_set() else f'{duration_s:g} s are over' if duration_s is not None
+                     else 'the stream ended'))
         report = _finish(receiver, desk, asking, ended, masked(source), started_at)
     if not asking.answered and receiver.ended == 'the file is over':
-        raise VQAError('no picture could be read', source, remedy='; '.join(map(str, receiver.losses)) or 'Play it in a video player to see whether it is whole.')
+        raise VQAError('no picture could be read', source,
+                       remedy='; '.join(map(str, receiver.losses))
+                       or 'Play it in a video player to see whether it is whole.')
     return report
 
 # %% ../../nbs/6_watch/07_live.ipynb #15ea379a
@@ -235,10 +257,14 @@ def _finish(receiver:Receiver, desk:Desk, asking:Asking, ended:str, source:str, 
         for gap in receiver.outages: session.write('outages', asdict(gap) | dict(start_at=session.at(gap.start_s)))
     def report(failed=''):
         return LiveReport(
-            round(seconds, 3), received, asking.answered, dropped, asking.answered / max(seconds, 1e-9), dropped / max(received, 1),
-            asking.late / max(asking.answered, 1), {f'p{p}': float(np.percentile(asking.latencies, p)) if asking.latencies else None for p in (50, 95, 99)},
+            round(seconds, 3), received, asking.answered, dropped, asking.answered / max(seconds, 1e-9),
+            dropped / max(received, 1),
+            asking.late / max(asking.answered, 1), {f'p{p}': float(np.percentile(asking.latencies, p))
+                                                    if asking.latencies else None for p in (50, 95, 99)},
             desk.alerts, receiver.outages, ended, list(desk.segments), source, started_at, undelivered, desk.violations,
-            str(session.folder) if session else None, int(bool(failed or undelivered) or ended.startswith(('the stream', 'failed'))))
+            str(session.folder) if session else None,
+            int(bool(failed or undelivered) or ended.startswith(('the stream', 'failed'))))
     if not session: return report()
-    session.finish({name: value for name, value in asdict(report(session.failed)).items() if name != 'segments'} | dict(failed=session.failed or None))
+    session.finish({name: value for name, value in asdict(report(session.failed)).items() if name != 'segments'}
+                   | dict(failed=session.failed or None))
     return report(session.failed)

@@ -47,6 +47,7 @@ def _fitting(text:str, font, width:float) -> str:
     kept = next((count for count in range(len(text), 0, -1) if font.getlength(text[:count] + '…') <= width), 0)
     return text[:kept] + '…' if kept else ''
 
+# %% ../../nbs/6_watch/04_overlay.ipynb #0b81e229
 class Overlay:
     "Draws annotations on frames of one video"
     def __init__(self,
@@ -65,7 +66,8 @@ class Overlay:
     def draw(self, image:np.ndarray, time_s:float) -> np.ndarray:
         "`image` with chips in its corner and the timeline below; uint8 [H + panel, W, 3]"
         height, width = image.shape[:2]
-        if self._panel is None or self._panel.shape[1] != width: self._panel, self._left = self._draw_panel(width, height)
+        if self._panel is None or self._panel.shape[1] != width:
+            self._panel, self._left = self._draw_panel(width, height)
         out = np.concatenate([image, self._panel])
         x = self._left + round(max(width - 8 - self._left, 1) * min(time_s / self.duration_s, 1))
         out[height + 2:, max(x - 1, 0):x + 1] = 255
@@ -79,7 +81,8 @@ class Overlay:
     def _draw_panel(self, width:int, height:int) -> tuple[np.ndarray, int]:
         row = max(12, height // 30)
         font = _font(max(9, row - 4), *self.schema.events)
-        left = min(12 + int(max(font.getlength(event) for event in self.schema.events)), width // 3)   # a long name leaves room for the bars
+        # a long name leaves room for the bars
+        left = min(12 + int(max(font.getlength(event) for event in self.schema.events)), width // 3)
         tall = (len(self.schema.events) * (row + 3) + 8) // 2 * 2
         panel = Image.new('RGB', (width, tall), '#202020')
         draw, scale = ImageDraw.Draw(panel), max(width - 8 - left, 1) / self.duration_s
@@ -87,14 +90,17 @@ class Overlay:
             top = 5 + i * (row + 3)
             draw.text((6, top + row / 2), _fitting(event, font, left - 10), font=font, fill='white', anchor='lm')
             draw.rectangle((left, top, max(width - 8, left), top + row - 1), fill='#303030')
-            halves = [(self.segments, 0, row - 1)] if self.truth is None else [(self.truth, 0, row // 2 - 1), (self.segments, row // 2, row - 1)]
+            halves = ([(self.segments, 0, row - 1)] if self.truth is None
+                      else [(self.truth, 0, row // 2 - 1), (self.segments, row // 2, row - 1)])
             for items, upper, lower in halves:
                 for s in items:
                     if s.event != event: continue
                     color = tuple(round(255 * c) for c in phase_color(self.schema, event, s.phase))
-                    draw.rectangle((left + s.start_s * scale, top + upper, max(left + s.end_s * scale - 1, left + s.start_s * scale), top + lower), fill=color)
+                    draw.rectangle((left + s.start_s * scale, top + upper,
+                                    max(left + s.end_s * scale - 1, left + s.start_s * scale), top + lower), fill=color)
         return np.asarray(panel), left
 
+# %% ../../nbs/6_watch/04_overlay.ipynb #52da90b4
 def annotate_video(
     video:str|Path,                       # A file or a folder of pictures
     output:str|Path,                      # Ends in .mp4
@@ -112,7 +118,10 @@ def annotate_video(
         duration_s, usual = info.duration_s, min(fps or info.fps or 25.0, info.fps or 25.0)
     duration_s = duration_s or max([s.end_s for s in (*segments, *(truth or ()))], default=1.0)
     overlay, count = Overlay(segments, schema, duration_s, truth), 0
-    with VideoReader(video, fps, max_height=max_height, **reading) as reader, VideoWriter(output, usual, preset='superfast') as writer:
+    with VideoReader(video, fps, max_height=max_height, **reading) as reader, VideoWriter(output, usual,
+                                                                                          preset='superfast') as writer:
         for count, frame in enumerate(reader, 1): writer.write(overlay.draw(frame.image, frame.time_s), frame.time_s)
-    if not count: raise VQAError('no picture could be read, so there is no annotated video', video, remedy='Check the video.', exit_code=1)
+    if not count:
+        raise VQAError('no picture could be read, so there is no annotated video', video, remedy='Check the video.',
+                       exit_code=1)
     return Path(output)

@@ -126,7 +126,8 @@ class Receiver:
 
     def _open(self) -> VideoReader:
         # A stream is sampled by the clock below: its own timestamps are often made up
-        return VideoReader(self.source, None if self.is_stream else self.fps, timeout_s=self.timeout_s, low_delay=self.is_stream)
+        return VideoReader(self.source, None if self.is_stream else self.fps, timeout_s=self.timeout_s,
+                           low_delay=self.is_stream)
 
     def _work(self, reader):
         try:

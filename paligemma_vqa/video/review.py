@@ -42,6 +42,7 @@ def _colors(schema:EventSchema) -> list[list[dict]]:
         return dict(fill=to_hex(rgb), ink=ink(rgb))
     return [[color(event, phase) for phase in schema.phases] for event in schema.events]
 
+# %% ../../nbs/6_watch/13_review.ipynb #6a9ddf53
 def review_data(
     segments:Sequence[Segment],
     schema:EventSchema,
@@ -57,10 +58,12 @@ def review_data(
 ) -> dict:
     "What `review.js` draws, ready for JSON"
     def row(s):
-        return dict(event=schema.events.index(s.event), phase=schema.phases.index(s.phase), start=round(s.start_s, 3), end=round(s.end_s, 3),
+        return dict(event=schema.events.index(s.event), phase=schema.phases.index(s.phase), start=round(s.start_s, 3),
+                    end=round(s.end_s, 3),
                     confidence=None if s.confidence is None else round(s.confidence, 3), is_doubtful=doubt.is_about(s))
     def rows(items): return [row(s) for s in sorted(items, key=lambda s: s.start_s)]
-    return dict(title=title, file=Path(title).stem or 'video', duration_s=max(float(duration_s), 1e-3), step_s=step_s, started_at=started_at,
+    return dict(title=title, file=Path(title).stem or 'video', duration_s=max(float(duration_s), 1e-3), step_s=step_s,
+                started_at=started_at,
                 events=list(schema.events), phases=list(schema.phases), colors=_colors(schema), segments=rows(segments),
                 truth=None if truth is None else rows(truth), comments=list(comments),
                 losses=[dict(start=loss.start_s, end=loss.end_s, reason=loss.reason) for loss in losses],
@@ -90,6 +93,7 @@ def still(
     done, jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 70])
     return 'data:image/jpeg;base64,' + base64.b64encode(jpeg.tobytes()).decode()
 
+# %% ../../nbs/6_watch/13_review.ipynb #5c3d90d4
 def source_of(
     video:str|Path|None,
     page:str|Path,
@@ -105,13 +109,15 @@ def source_of(
 # %% ../../nbs/6_watch/13_review.ipynb #14a65a5a
 def write_review(
     path:str|Path,                       # Usually ends in review.html
-    video:str|Path|None,                 # What to play: H.264 for every browser. None: whoever opens the page chooses a file
+    # What to play: H.264 for every browser. None: whoever opens the page chooses a file
+    video:str|Path|None,
     segments:Sequence[Segment],
     schema:EventSchema,
     duration_s:float|None=None,          # None: the video's
     pictures:bool=True,                  # A small picture for each moment, 3 kB each
     embed_mb:float=16.0,                 # Larger videos are not put into the page, but looked for beside it
-    **facts,                             # As for `review_data`: truth, losses, violations, title, started_at, doubt, comments
+    # As for `review_data`: truth, losses, violations, title, started_at, doubt, comments
+    **facts,
 ) -> Path:
     "Write the page; `VQAError` when the video cannot be read"
     info = video_info(video) if video is not None else None
@@ -120,8 +126,10 @@ def write_review(
     facts = dict(title=Path(video).name if video else '', step_s=1 / (info and info.fps or 25.0)) | facts
     data = review_data(segments, schema, duration_s, **facts)
     if pictures and video is not None:
-        for row in data['segments']: row['picture'] = still(video, min((row['start'] + row['end']) / 2, max(duration_s - 0.05, 0)))
+        for row in data['segments']:
+            row['picture'] = still(video, min((row['start'] + row['end']) / 2, max(duration_s - 0.05, 0)))
     data['source'] = source_of(video, path, embed_mb)
-    html = templates().get_template('review.html').render(data=data, js=Markup(part('review.js')), css=Markup(part('review.css')), nonce=secrets.token_hex(8))
+    html = templates().get_template('review.html').render(data=data, js=Markup(part('review.js')),
+                                                          css=Markup(part('review.css')), nonce=secrets.token_hex(8))
     write_atomically(path, [html.encode()])
     return Path(path)

@@ -39,6 +39,7 @@ class What:
 
     def __str__(self) -> str: return self.event if self.phase is None else f'{self.event} {self.phase}'
 
+# %% ../../nbs/6_watch/12_rules.ipynb #577e201d
 @dataclass(frozen=True)
 class Rule:
     "One thing that must or must not happen"
@@ -74,7 +75,9 @@ def parse_what(text:str, schema:EventSchema) -> What|None:
     for event in sorted(schema.events, key=len, reverse=True):
         if text.casefold() == event.casefold(): return What(event)
         for phase in schema.phases:
-            if text.casefold() in (f'{event} {phase}'.casefold(), f'{event}:{phase}'.casefold(), f'{event}: {phase}'.casefold()): return What(event, phase)
+            if text.casefold() in (f'{event} {phase}'.casefold(), f'{event}:{phase}'.casefold(),
+                                   f'{event}: {phase}'.casefold()):
+                return What(event, phase)
 
 # %% ../../nbs/6_watch/12_rules.ipynb #7fb1c2be
 _SENTENCES = {
@@ -101,10 +104,13 @@ def parse_rule(
         named = other and parse_what(other, schema)
         if not what or other and not named: unknown = unknown or (parts['what'] if not what else other); continue
         if seconds and (seconds := parse_seconds(seconds)) is None:
-            raise VQAError(f"'{parts['time']}' is not a time in the rule '{sentence}'", remedy='Write for example 30 s or 2 min.')
+            raise VQAError(f"'{parts['time']}' is not a time in the rule '{sentence}'",
+                           remedy='Write for example 30 s or 2 min.')
         return Rule(name or text, kind, what, named, seconds)
-    if unknown: raise VQAError(f"'{unknown}' in the rule '{sentence}' is not an event of the schema, with or without a phase",
-                               remedy=f"The events are {', '.join(schema.events)}; the phases are {', '.join(schema.phases)}.")
+    if unknown:
+        raise VQAError(f"'{unknown}' in the rule '{sentence}' is not an event of the schema, with or without a phase",
+                               remedy=f"The events are {', '.join(schema.events)}; the phases are "
+                                      f"{', '.join(schema.phases)}.")
     raise VQAError(f"the rule '{sentence}' is not understood", remedy=f"Write: {'; '.join(FORMS.values())}.")
 
 # %% ../../nbs/6_watch/12_rules.ipynb #66faf01e
@@ -114,17 +120,23 @@ def read_rules(
 ) -> list[Rule]:
     "The rules of a file; `VQAError` with file and line for what cannot be understood"
     try: document = yaml.compose(Path(path).read_text(encoding='utf-8-sig'), Loader=yaml.SafeLoader)
-    except FileNotFoundError: raise VQAError('no such file', path, remedy='Write one rule a line, each after "- ".') from None
-    except (OSError, UnicodeDecodeError) as error: raise VQAError(f'cannot be read ({error})', path, remedy='Save it as UTF-8 text.') from None
+    except FileNotFoundError:
+        raise VQAError('no such file', path, remedy='Write one rule a line, each after "- ".') from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VQAError(f'cannot be read ({error})', path, remedy='Save it as UTF-8 text.') from None
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
-        raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path, mark and mark.line + 1, 'Write one rule a line, each after "- ".') from None
-    if isinstance(document, yaml.MappingNode): document = next((value for key, value in document.value if key.value == 'rules'), document)
-    if not isinstance(document, yaml.SequenceNode): raise VQAError('there is no list of rules in it', path, remedy='Write one rule a line, each after "- ".')
+        raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path, mark and mark.line + 1,
+                       'Write one rule a line, each after "- ".') from None
+    if isinstance(document, yaml.MappingNode):
+        document = next((value for key, value in document.value if key.value == 'rules'), document)
+    if not isinstance(document, yaml.SequenceNode):
+        raise VQAError('there is no list of rules in it', path, remedy='Write one rule a line, each after "- ".')
     rules = []
     for node in document.value:
         line = node.start_mark.line + 1
-        parts = {key.value: value.value for key, value in node.value} if isinstance(node, yaml.MappingNode) else dict(rule=node.value)
+        parts = ({key.value: value.value for key, value in node.value} if isinstance(node, yaml.MappingNode)
+                 else dict(rule=node.value))
         if set(parts) - {'name', 'rule'} or not isinstance(parts.get('rule'), str):
             raise VQAError('not a rule', path, line, 'Write a sentence, or {name: …, rule: a sentence}.')
         try: rules.append(parse_rule(parts['rule'], schema, parts.get('name')))
@@ -148,7 +160,8 @@ class RuleWatch:
         self._seen |= {rule.other for rule in self.rules if rule.other and rule.other.is_in(annotation)}
         for i, rule in enumerate(self.rules):
             is_there = rule.what.is_in(annotation)
-            if is_there and self._since[i] is None: self._since[i], self._is_told[i], self._happened[i] = time_s, False, True
+            if is_there and self._since[i] is None:
+                self._since[i], self._is_told[i], self._happened[i] = time_s, False, True
             if self._since[i] is not None: broken += self._check(i, rule, time_s, is_there, annotation)
             if not is_there: self._since[i] = None
         return broken
@@ -166,7 +179,8 @@ class RuleWatch:
         if self._is_told[i] or not is_broken[rule.kind]: return
         self._is_told[i] = True
         when_s = start_s + rule.seconds if rule.kind == 'longer' else time_s
-        yield Violation(rule.name, _in_words(rule, length_s), round(when_s, 3), round(start_s, 3), None if is_there else round(time_s, 3))
+        yield Violation(rule.name, _in_words(rule, length_s), round(when_s, 3), round(start_s, 3),
+                        None if is_there else round(time_s, 3))
 
     def finish(self, time_s:float|None=None) -> list[Violation]:
         "What is broken when it is over: it was too short, too long, or did not happen"
@@ -175,9 +189,12 @@ class RuleWatch:
         return broken + [Violation(rule.name, f'{rule.what} did not happen', end_s, 0.0, end_s)
                          for rule, happened in zip(self.rules, self._happened) if rule.kind == 'must' and not happened]
 
+# %% ../../nbs/6_watch/12_rules.ipynb #1546aba8
 def _in_words(rule:Rule, length_s:float) -> str:
-    return {'never': f'{rule.what} happened', 'after': f'{rule.what} began before {rule.other}', 'without': f'{rule.what} without {rule.other}',
-            'with': f'{rule.what} together with {rule.other}', 'longer': f'{rule.what} for longer than {rule.seconds or 0:g} s',
+    return {'never': f'{rule.what} happened', 'after': f'{rule.what} began before {rule.other}',
+            'without': f'{rule.what} without {rule.other}',
+            'with': f'{rule.what} together with {rule.other}',
+            'longer': f'{rule.what} for longer than {rule.seconds or 0:g} s',
             'shorter': f'{rule.what} for only {length_s:.1f} s', 'must': ''}[rule.kind]
 
 # %% ../../nbs/6_watch/12_rules.ipynb #197f4a71

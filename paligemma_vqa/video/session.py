@@ -33,7 +33,9 @@ def new_folder(
         try: folder.mkdir(parents=True); return folder
         except FileExistsError:
             if not folder.is_dir(): break
-        except OSError as error: raise VQAError(f'the folder cannot be made ({error.strerror})', folder, remedy='Choose another --output.') from None
+        except OSError as error:
+            raise VQAError(f'the folder cannot be made ({error.strerror})', folder,
+                           remedy='Choose another --output.') from None
     raise VQAError('the folder cannot be made', output_dir, remedy='Choose another --output.')
 
 # %% ../../nbs/6_watch/11_session.ipynb #16b74725
@@ -47,9 +49,11 @@ class Session:
     ):
         self.schema, self.source, self.began, self.failed = schema, masked(source), datetime.now().astimezone(), ''
         self.folder, self._files = new_folder(output_dir, self.began), {}
-        content = dict(source=self.source, started_at=self.began.isoformat(timespec='milliseconds'), events=list(schema.events),
+        content = dict(source=self.source, started_at=self.began.isoformat(timespec='milliseconds'),
+                       events=list(schema.events),
                        phases=list(schema.phases), schema=schema.fingerprint, settings=dict(settings or {}))
-        write_atomically(self.folder / 'session.json', [json.dumps(content, ensure_ascii=False, indent=1, default=str).encode()])
+        write_atomically(self.folder / 'session.json',
+                         [json.dumps(content, ensure_ascii=False, indent=1, default=str).encode()])
 
     def write(self, kind:str, row:Mapping) -> None:
         "A line of `kind`.jsonl, there when this returns; a full disk does not end the watch, and is told once"
@@ -68,7 +72,8 @@ class Session:
     def frame(self, frame:Smoothed) -> None:
         "A frame that was decided"
         self.write('frames', dict(time_s=round(frame.time_s, 3), codes=list(frame.codes),
-                                  confidence=[round(float(row[code]), 4) for row, code in zip(frame.probabilities, frame.codes)]))
+                                  confidence=[round(float(row[code]), 4) for row,
+                                              code in zip(frame.probabilities, frame.codes)]))
 
     def segment(self, segment:Segment) -> None:
         "A segment that is over"
@@ -81,7 +86,8 @@ class Session:
         try:
             write_segments(self.folder, segments, self.schema, self.source, report.get('seconds'),
                            started_at=self.began)
-            write_atomically(self.folder / 'report.json', [json.dumps(dict(report), ensure_ascii=False, indent=1, default=str).encode()])
+            write_atomically(self.folder / 'report.json',
+                             [json.dumps(dict(report), ensure_ascii=False, indent=1, default=str).encode()])
         except OSError as error: self.failed = f'the report could not be written: {error.strerror or error}'
 
 # %% ../../nbs/6_watch/11_session.ipynb #fbbe4218
@@ -102,7 +108,8 @@ def read_session(
     if not path.exists(): raise VQAError('not the folder of a session', folder, remedy='It holds session.json.')
     content = json.loads(path.read_text(encoding='utf-8'))
     if (content['events'], content['phases']) != (list(schema.events), list(schema.phases)):
-        raise VQAError('the session was watched with another schema', path, remedy='Give the schema that its adapter has.')
+        raise VQAError('the session was watched with another schema', path,
+                       remedy='Give the schema that its adapter has.')
     watch, segments = EventWatch(schema), []
     for row in _rows(Path(folder) / 'frames.jsonl'):
         probabilities = np.zeros((len(schema.events), len(schema.phases) + 1))

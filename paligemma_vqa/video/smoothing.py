@@ -28,10 +28,12 @@ class Dynamics:
     mistake: float = 0.1         # Share of frames on which the model may be wrong with full confidence
     independent_s: float = 0.2   # Frames closer than this repeat each other's mistakes, and count for less
     temperatures: np.ndarray|None = None  # [E] measured: how far each event's probabilities are to be flattened
-    confusion: np.ndarray|None = None     # [E, S, S] measured: what the model says, on average, in each true state; instead of `mistake`
+    # [E, S, S] measured: what the model says, on average, in each true state; instead of `mistake`
+    confusion: np.ndarray|None = None
 
     def __post_init__(self):
-        if not 0 < self.mistake < 1: raise VQAError(f'mistake is {self.mistake}', remedy='Give a share between 0 and 1.')
+        if not 0 < self.mistake < 1:
+            raise VQAError(f'mistake is {self.mistake}', remedy='Give a share between 0 and 1.')
 
     @classmethod
     def by_hand(cls,
@@ -67,16 +69,20 @@ class Dynamics:
         "Rates as counted in training labels, drawn to `expected` where these say little (a gamma prior on each rate)"
         expected = expected or cls.by_hand(schema)
         events, states = expected.initial.shape
-        changes, seconds, seen = np.zeros((events, states, states)), np.zeros((events, states)), np.zeros((events, states))
+        changes, seconds, seen = np.zeros((events, states, states)), np.zeros((events, states)), np.zeros((events,
+                                                                                                           states))
         which = np.arange(events)
         for video_codes, video_times in zip(codes, times_s, strict=True):
             video_codes, video_times = np.asarray(video_codes, dtype=int), np.asarray(video_times, dtype=float)
             for before, after, gap_s in zip(video_codes, video_codes[1:], np.diff(video_times)):
-                if gap_s <= 0: raise VQAError(f'frame times do not rise ({gap_s:+.3f} s)', remedy='Sort the frames by time, one video at a time.')
+                if gap_s <= 0:
+                    raise VQAError(f'frame times do not rise ({gap_s:+.3f} s)',
+                                   remedy='Sort the frames by time, one video at a time.')
                 changes[which, before, after] += before != after
                 seconds[which, before] += gap_s
             for row in video_codes: seen[which, row] += 1
-        rates = np.where(np.eye(states, dtype=bool), 0, (changes + expected.rates * trust_s) / (seconds + trust_s)[..., None])
+        rates = np.where(np.eye(states, dtype=bool), 0,
+                         (changes + expected.rates * trust_s) / (seconds + trust_s)[..., None])
         rates[:, range(states), range(states)] = -rates.sum(-1)
         share = (seen + 1) / (seen + 1).sum(-1, keepdims=True)
         return cls(rates, share, share, **belief)
@@ -92,7 +98,9 @@ class Dynamics:
         for record in records:
             if record.video is not None and record.time_s is not None:
                 videos.setdefault(record.video, {})[record.time_s] = schema.codes(schema.parse(record.answer))
-        if not videos: raise VQAError('no record says its video and its time', remedy='Take frames out of videos with `paligemma-vqa frames`, which notes both.')
+        if not videos:
+            raise VQAError('no record says its video and its time',
+                           remedy='Take frames out of videos with `paligemma-vqa frames`, which notes both.')
         return cls.fit(schema, [np.array([track[time_s] for time_s in sorted(track)]) for track in videos.values()],
                        [np.array(sorted(track)) for track in videos.values()], **options)
 
@@ -113,7 +121,8 @@ class Dynamics:
         return weight * (np.log(believed) - self.prior_weight * np.log(self.prior))
 
     def _measured(self, probabilities):
-        "Log-likelihood of each true state by way of what it is mistaken for: sum over k of C[s, k] p(x | k), with p(x | k) as p(k | x) / p(k)"
+        """Log-likelihood of each true state by way of what it is mistaken for: sum over k of C[s, k] p(x | k), with
+        p(x | k) as p(k | x) / p(k)"""
         logs = np.log(np.maximum(probabilities, 1e-12)) / self.temperatures[:, None]
         scaled = np.exp(logs - logs.max(-1, keepdims=True))
         said = np.einsum('es,esk->ek', self.prior, self.confusion)      # how often each state is said at all
@@ -163,6 +172,7 @@ class Smoothed:
     codes: tuple[int, ...]      # Per event 0 when absent, k in the k-th phase
     probabilities: np.ndarray   # [E, S]
 
+# %% ../../nbs/6_watch/01_smoothing.ipynb #30583b60
 class FixedLag:
     "Smooths a stream: give it frames, get back those that are `lag_s` old"
     def __init__(self, dynamics:Dynamics, lag_s:float=1.0):
@@ -238,6 +248,7 @@ def hysteresis(
 
 METHODS = ('hmm', 'median', 'hysteresis', 'raw')
 
+# %% ../../nbs/6_watch/01_smoothing.ipynb #cfd8f5e6
 def smooth(
     probabilities:np.ndarray,        # [N, E, S] from the model; index 0 = absent
     times_s:np.ndarray,              # [N], in order
@@ -247,9 +258,11 @@ def smooth(
 ) -> np.ndarray:
     "int [N, E]: the state of every event in every frame"
     probabilities = np.asarray(probabilities, dtype=float)
-    if len(probabilities) != len(times_s): raise VQAError(f'{len(probabilities)} answers and {len(times_s)} times', remedy='Give one time for each frame.')
+    if len(probabilities) != len(times_s):
+        raise VQAError(f'{len(probabilities)} answers and {len(times_s)} times', remedy='Give one time for each frame.')
     if method == 'hmm':
-        if dynamics is None: raise VQAError("method 'hmm' needs dynamics", remedy='Use Dynamics.by_hand(schema) or Dynamics.fit(…).')
+        if dynamics is None:
+            raise VQAError("method 'hmm' needs dynamics", remedy='Use Dynamics.by_hand(schema) or Dynamics.fit(…).')
         return viterbi(probabilities, times_s, dynamics)
     if method == 'median': return median_filter(probabilities.argmax(-1), times_s, **settings)
     if method == 'hysteresis': return hysteresis(probabilities, **settings)
@@ -282,5 +295,6 @@ def to_segments(
         for start, stop in zip(first, np.append(first[1:], len(track))):
             if not track[start]: continue
             mean = None if probabilities is None else float(np.nanmean(probabilities[start:stop, column, track[start]]))
-            segments.append(Segment(event, schema.phases[track[start] - 1], float(begins[start]), float(ends[stop - 1]), mean, video))
+            segments.append(Segment(event, schema.phases[track[start] - 1], float(begins[start]), float(ends[stop - 1]),
+                                    mean, video))
     return sorted(segments, key=lambda s: (s.start_s, schema.events.index(s.event)))

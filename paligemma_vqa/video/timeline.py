@@ -49,14 +49,18 @@ def draw_timeline(
                     if segment.event != event: continue
                     color = phase_color(schema, event, segment.phase)
                     length = segment.end_s - segment.start_s
-                    axis.broken_barh([(segment.start_s, length)], (len(schema.events) - 1 - row + bottom, height), facecolor=color,
+                    axis.broken_barh([(segment.start_s, length)], (len(schema.events) - 1 - row + bottom, height),
+                                     facecolor=color,
                                      edgecolor='white', linewidth=0.6)
                     if length / duration_s * width_in * 72 > 7 + 5 * len(segment.phase):
-                        axis.text(segment.start_s + length / 2, len(schema.events) - 1 - row + bottom + height / 2, segment.phase,
+                        axis.text(segment.start_s + length / 2, len(schema.events) - 1 - row + bottom + height / 2,
+                                  segment.phase,
                                   ha='center', va='center_baseline', fontsize=7, color=ink(color), clip_on=True)
             axis.axhline(row, color='#dddddd', linewidth=0.6, zorder=0)
-        for loss in losses: axis.axvspan(loss.start_s, loss.end_s, facecolor='none', edgecolor='#999999', hatch='////', linewidth=0)
-        axis.set(xlim=(0, duration_s), ylim=(0, len(schema.events)), yticks=[i + 0.5 for i in range(len(schema.events))],
+        for loss in losses:
+            axis.axvspan(loss.start_s, loss.end_s, facecolor='none', edgecolor='#999999', hatch='////', linewidth=0)
+        axis.set(xlim=(0, duration_s), ylim=(0, len(schema.events)),
+                 yticks=[i + 0.5 for i in range(len(schema.events))],
                  yticklabels=schema.events[::-1])
         axis.xaxis.set_major_locator(FixedLocator(round_ticks(duration_s, width_in * 0.9)))
         axis.xaxis.set_major_formatter(lambda value, _: clock(value) if duration_s >= 20 else f'{value:g} s')

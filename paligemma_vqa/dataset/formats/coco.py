@@ -28,6 +28,7 @@ def _meaning(source:Source, category:dict, attributes:dict) -> Meaning:
         label, phase = parent, label
     return read_label(names, label, phase, source.path)
 
+# %% ../../../nbs/2_dataset/26_coco.ipynb #4be351b8
 def read_coco(source:Source) -> Iterator[Said]:
     "What a COCO file says, without annotations that cannot be read; `VQAError` for unknown labels"
     content = parse_json(source.text, source.path)

@@ -108,6 +108,7 @@ def _meta(root:ElementTree.Element, schema:EventSchema, name:str, size:int, mode
              values='\n'.join(schema.phases))
     return task
 
+# %% ../../../nbs/2_dataset/25_cvat.ipynb #ebd140ec
 def write_cvat(records:Iterable[Record], schema:EventSchema, folder:Path) -> bytes:
     "*CVAT for images 1.1*: a tag an event"
     records, root = list(records), ElementTree.Element('annotations')

@@ -44,6 +44,7 @@ def picture_of(entry:dict) -> str:
     if len(listed) != 1: raise ValueError(f'it has {len(listed)} pictures')
     return _path(listed[0])
 
+# %% ../../../nbs/2_dataset/29_dialogues.ipynb #5b7aefa2
 def answers_of(entry:dict) -> list[str]:
     "What the assistant says in a dialogue; `ValueError` when nobody answers"
     turns = entry.get('messages') or entry.get('conversations')

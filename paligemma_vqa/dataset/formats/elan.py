@@ -44,6 +44,7 @@ def _meaning(source:Source, tier:str, value:str) -> Meaning:
                        remedy=f'{error.remedy} A tier is left out by {json.dumps({tier: None}, ensure_ascii=False)} '
                        f'in map.json.') from None
 
+# %% ../../../nbs/2_dataset/30_elan.ipynb #ec125eaa
 def read_elan(source:Source) -> Iterator[Said]:
     "What an .eaf document says about the frames of its video; `VQAError` for unknown labels and tiers"
     document = read_xml(source, 'ANNOTATION_DOCUMENT', 'Save it in ELAN as .eaf.')
@@ -103,6 +104,7 @@ def one_video(records:Iterable[Record], folder:Path) -> str:
     if len(videos) == 1 and None not in videos: return videos.pop()
     raise VQAError(f'{len(videos)} videos in one file', folder, remedy='Say which: --video NAME.')
 
+# %% ../../../nbs/2_dataset/30_elan.ipynb #bd9ff3dc
 def write_elan(records:Iterable[Record], schema:EventSchema, folder:Path, fps:float|None=None) -> bytes:
     "An ELAN document, format 3.0: a tier an event; its video is looked for beside it"
     records = list(records)

@@ -97,6 +97,7 @@ def _joined(old:Record, new:Record, schema:EventSchema, format:str) -> Record:
                        f"{more[clash[0]]} there", remedy='Decide which, or say --replace.')
     return Record(old.image, old.question, schema.render(before | more, format), new.extra | old.extra)
 
+# %% ../../../nbs/2_dataset/33_exchange.ipynb #4a7d4f5f
 def merge_records(
     folder:str|Path,
     records:Iterable[Record],
@@ -151,6 +152,7 @@ def _make_records(item:str, said:list[Said], source:Source, format:str, question
         except VQAError as error: source.leave_out(f'{one.where}: {error.message}', remedy=error.remedy)
     return records
 
+# %% ../../../nbs/2_dataset/33_exchange.ipynb #405c81b4
 def _collect(source:Source, format:str, empty:str) -> Imported:
     "What a file says about the pictures of a folder"
     folder = Path(source.finder.pictures.folder)
@@ -233,6 +235,7 @@ def _to_write(records:list[Record], format:str, schema:EventSchema, tell:Callabl
              f'picture, the last')
     return list(unique.values())
 
+# %% ../../../nbs/2_dataset/33_exchange.ipynb #0756e2e7
 def export_labels(
     folder:str|Path,                 # Dataset folder
     path:str|Path,                   # File to write

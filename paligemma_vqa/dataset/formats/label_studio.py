@@ -95,6 +95,7 @@ def _address(data:dict, where:str) -> str:
     if not found: raise ValueError('it names no picture')
     return found[0]
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #ca95c82f
 def _from_task(source:Source, task:dict, where:str) -> Iterator[Said|Stretch]:
     "What the annotations of a task say; cancelled ones do not count"
     address, meta = _address(task['data'], where), task.get('meta') or {}
@@ -196,6 +197,7 @@ def label_config(schema:EventSchema) -> str:
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding='unicode')
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #dbe31c52
 def write_label_studio(records:Iterable[Record], schema:EventSchema, folder:Path) -> bytes:
     "Tasks with annotations, for *Import* in Label Studio"
     tasks, none = [], none_word(schema)

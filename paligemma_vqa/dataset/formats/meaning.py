@@ -129,6 +129,7 @@ def read_label(
     what = f"the label '{label}'" + ('' if phase is None else f" with phase '{phase}'")
     raise names._unknown(what, path, line, label if phase is None else f'{label}/{phase}')
 
+# %% ../../../nbs/2_dataset/22_meaning.ipynb #64fe9f27
 def _alone(names:Names, label:str) -> Meaning|bool:
     "False: not understood"
     if pair := names._pairs.find(label): return pair
@@ -182,6 +183,7 @@ def read_answer(
     for piece in pieces: annotation = add(annotation, read_label(names, piece, None, path, line), text, path, line)
     return annotation
 
+# %% ../../../nbs/2_dataset/22_meaning.ipynb #9e92d43e
 def add(
     annotation:Annotation|None,   # None: nothing was said so far
     meaning:Meaning,

@@ -70,6 +70,7 @@ def read_per_frame(source:Source, table:Table) -> Iterator[Said]:
                        remedy='Cut it into frames first: paligemma-vqa frames VIDEO --output '
                        f'{source.finder.pictures.folder}; or say which video it is: --video NAME.')
 
+# %% ../../../nbs/2_dataset/28_per_frame.ipynb #65b1bcca
 def _check_unit(source:Source, video:str, end:float, places:list[float], frames:list, in_frames:bool) -> None:
     "`VQAError` when the file ends far before, or the pictures do, and nobody said how the file counts"
     timed = all(time_s is not None for *_, time_s in frames)

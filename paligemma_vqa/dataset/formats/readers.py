@@ -48,6 +48,7 @@ def table_of_rows(rows:list[tuple[int|None, object]], path:str|Path|None=None) -
     return Table(tuple(columns), [(line or number, {column: cell(row.get(column)) for column in columns})
                                   for number, (line, row) in enumerate(rows, 1)], [])
 
+# %% ../../../nbs/2_dataset/32_readers.ipynb #f76d5e62
 def read_rows_of_json(source:Source) -> Iterator[Said]:
     "What flat JSON objects, or the segments of a video, say"
     text = source.text
@@ -89,6 +90,7 @@ def guess_format(
         raise VQAError('what wrote this file cannot be told', path, remedy=f'Say it: --format {", ".join(READERS)}.')
     return _of_json(path, text)
 
+# %% ../../../nbs/2_dataset/32_readers.ipynb #d0d63f69
 def _of_json(path:Path, text:str) -> str:
     if text.lstrip('\ufeff \r\n\t').startswith('{') and path.suffix.lower() != '.jsonl':
         try: content = parse_json(text, path)

@@ -69,6 +69,7 @@ class Finder:
                            remedy=f'Say where to look: --inside {PurePosixPath(found[0]).parent}.')
         return found[0] if found else None
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #04b4fd88
 def _deepest(items:list[str], path:str) -> list[str]:
     "The items that share the most folders, from the name upwards, with a path"
     def shared(item):
@@ -109,6 +110,7 @@ class Said:
     where: str = ''                    # In the file: line 3, task 7
     when: float = 0.0                  # When it was said, in seconds since 1970; 0: not known
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #cd23e318
 @dataclass
 class Source:
     "A file that is being read into a folder"
@@ -137,6 +139,7 @@ class Source:
         "An entry that cannot be used is told, and the rest goes on"
         self.problems.append(VQAError(f'{what}; left out', self.path, line, remedy))
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #782aadfa
 def moment(text) -> float:
     "Seconds since 1970 of a date; 0 for what is none"
     try: return datetime.fromisoformat(text).timestamp() if isinstance(text, str) else 0.0
@@ -198,6 +201,7 @@ def lay_on(source:Source, stretches:Iterable[Stretch]) -> Iterator[Said]:
                                                    f'frames VIDEO --output {source.finder.pictures.folder}; or say '
                                                    f'which video it is: --video NAME.')
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #34d7f5bf
 def _cover(source:Source, video:str, frames:list, stretches:list[Stretch], extra:dict) -> Iterator[Said]:
     places = [_place(source, video, frame, stretches[0].in_frames) for frame in frames]
     gap = max((b - a for a, b in zip(places, places[1:])), default=0.0)

@@ -53,6 +53,7 @@ def role_of(column:str) -> str|None:
     return _ROLES.get(fold(column)) if fold(column) in _ROLES else _ROLES.get(words(column.replace('-',
         ' ').replace('.', ' ')))
 
+# %% ../../../nbs/2_dataset/27_tables.ipynb #613df955
 def is_header(cells:list[str]) -> bool:
     "Whether a line can be the header of a table of labels: it says where the picture, the frame or the time stands"
     return any(role_of(cell) in ('image', 'frame', 'time', 'start', 'start_ms', 'start_frame')
@@ -84,6 +85,7 @@ def columns_of(
     if unknown: raise _not_understood(unknown, table, names, path)
     return roles, events
 
+# %% ../../../nbs/2_dataset/27_tables.ipynb #3ac53d3f
 def _not_understood(unknown:list[str], table:Table, names:Names, path) -> VQAError:
     example = json.dumps({column: None for column in unknown[:3]}, ensure_ascii=False)
     return VQAError(f"the column{'s' if len(unknown) > 1 else ''} {', '.join(unknown)} of {', '.join(table.columns)} "
@@ -132,6 +134,7 @@ def extras_of(row:dict, roles:dict[str, str]) -> dict:
         if role in roles and not blank(row[roles[role]]): extra[key] = kind(row[roles[role]])
     return extra
 
+# %% ../../../nbs/2_dataset/27_tables.ipynb #c237c799
 def read_picture_table(source:Source, table:Table) -> Iterator[Said]:
     "What a table of pictures says, without rows that cannot be read; `VQAError` for unknown columns and labels"
     names, joined = source.names, {}
@@ -163,6 +166,7 @@ def read_picture_table(source:Source, table:Table) -> Iterator[Said]:
     for (image, _), (annotation, extra, line) in joined.items():
         yield Said(image, annotation, extra, f'line {line}', moment(extra.get('created_at')))
 
+# %% ../../../nbs/2_dataset/27_tables.ipynb #0a9e1f01
 def _row_says(row, kind, roles, events, names, image, path, line) -> Annotation|None:
     if kind is None: return read_event_cells(row, events, names, image, path, line)
     cell = row[roles[kind]]

@@ -132,6 +132,7 @@ _TEMPLATE = ('The columns are image and one per event (its cells hold the phase)
              'image,answer, '
              'or video,event,phase,start_s,end_s.')
 
+# %% ../../../nbs/2_dataset/21_text.ipynb #c76e3e8c
 def _cells(text:str, mark:str) -> list[tuple[int, list[str]]]:
     "Line number and cells of every line that is not empty"
     reader, found = csv.reader(io.StringIO(text, newline=''), delimiter=mark), []
