@@ -181,13 +181,18 @@ class EventSchema:
         # The first is the default
         default_factory=lambda: dict(sentence=SENTENCE, list=LIST, json=JSON), hash=False)
     safe_flips: tuple[str, ...] = ()                     # Flips that change no event: any of 'horizontal', 'vertical'
+    # Events during which pictures are not for others, such as 'outside': videos that are written leave them blank
+    private: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for kind in ('events', 'phases', 'safe_flips'): object.__setattr__(self, kind, tuple(getattr(self, kind)))
+        for kind in ('events', 'phases', 'safe_flips', 'private'): object.__setattr__(self, kind, tuple(getattr(self, kind)))
         _check_names('event', self.events)
         _check_names('phase', self.phases)
         if unknown := set(self.safe_flips) - {'horizontal', 'vertical'}:
             raise VQAError(f"unknown flip '{unknown.pop()}' in safe_flips", remedy="Use 'horizontal' or 'vertical'.")
+        if unknown := set(self.private) - set(self.events):
+            raise VQAError(f"private event '{unknown.pop()}' is not an event",
+                           remedy=f"The events are {', '.join(self.events)}.")
         if not self.questions or not self.answer_formats:
             raise VQAError('the schema has no question or no answer format',
                            remedy='Leave the key out to get the usual ones.')
@@ -295,7 +300,8 @@ class EventSchema:
     def to_dict(self) -> dict:
         return dict(name=self.name, events=list(self.events), phases=list(self.phases), questions=dict(self.questions),
                     answer_formats={name: asdict(f) for name, f in self.answer_formats.items()},
-                    safe_flips=list(self.safe_flips))
+                    # left out when there is none, so that schemas of before keep their fingerprint
+                    safe_flips=list(self.safe_flips)) | (dict(private=list(self.private)) if self.private else {})
 
     @classmethod
     def from_dict(cls, values:Mapping) -> 'EventSchema':
@@ -310,6 +316,10 @@ class EventSchema:
             if isinstance(values.get(kind, []), list):
                 values[kind] = tuple(str(n) for n in values.get(kind, getattr(cls, kind)))
             else: raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
+        for kind in ('safe_flips', 'private'):
+            if not isinstance(values.get(kind, []), (list, tuple)):
+                raise VQAError(f'{kind} is not a list', remedy='Write ["…"].')
+            values[kind] = tuple(map(str, values.get(kind, ())))
         if 'answer_formats' in values:
             try: values['answer_formats'] = {name: AnswerFormat(**f) for name, f in values['answer_formats'].items()}
             except (TypeError, AttributeError) as error:
