@@ -18,7 +18,6 @@ from typing import Literal
 logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -52,7 +51,8 @@ def add_adapter(
     seed:int=0,           # Of the adapter's initial weights
 ) -> torch.nn.Module:
     "`model` with exactly the weights that `config` names trainable: a `PeftModel`, or `model` itself in mode `full`"
-    if isinstance(model, PeftModel): raise VQAError('the model has an adapter already')
+    from peft import LoraConfig, get_peft_model
+    if _has_lora(model): raise VQAError('the model has an adapter already')
     if config.vision_lora and config.freeze_vision:
         raise VQAError('vision_lora and freeze_vision exclude each other', remedy='Set freeze_vision: false.')
     if config.mode == 'full': return _unfreeze(model, config)
@@ -73,6 +73,8 @@ def add_adapter(
         raise VQAError(f"LoRA cannot be put on {', '.join(config.lora_targets)} ({str(error).splitlines()[0]:.120})") from None
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #4f34559d
+def _has_lora(model) -> bool: return hasattr(model, 'peft_config')
+
 def _unfreeze(model, config:AdapterConfig):
     if getattr(model, 'quantization_method', None):
         raise VQAError('a 4-bit model cannot be trained whole', remedy='Use mode: qlora.')
@@ -182,7 +184,7 @@ def save_adapter(
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #aa7663ff
 def _write(model, partial:Path, info:AdapterInfo, processor) -> None:
-    if isinstance(model, PeftModel):
+    if _has_lora(model):
         config = model.peft_config['default']
         # PEFT would write this machine's path
         path, config.base_model_name_or_path = config.base_model_name_or_path, info.base_model
@@ -220,7 +222,7 @@ def _old_names(name:str) -> list[str]:
     earlier = later.removeprefix('model.').replace('language_model.', 'language_model.model.', 1)
     return [name, later, earlier]
 
-def _target_modules(model, config:LoraConfig) -> set[str]:
+def _target_modules(model, config:'LoraConfig') -> set[str]:
     "The linear layers that the adapter's own configuration asks for, under any of the names they have had"
     targets = config.target_modules
     def is_target(name):
@@ -235,8 +237,9 @@ def _target_modules(model, config:LoraConfig) -> set[str]:
 def load_lora(
     model,             # From `load_base`
     folder:str|Path,   # With PEFT's two files
-) -> PeftModel:
+) -> 'PeftModel':
     "`model` with the LoRA adapter in `folder`, all of it; `VQAError` otherwise"
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     folder = Path(folder)
     config, tensors = _read_lora(folder)
     check_finite(tensors.items(), folder)
@@ -257,7 +260,8 @@ def load_lora(
     return model.eval()
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #85fe1c50
-def _read_lora(folder:Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
+    from peft import LoraConfig
     if not (folder / 'adapter_model.safetensors').exists():
         raise VQAError('there is no adapter_model.safetensors', folder,
                        remedy='Only safetensors are loaded; save the adapter again.')
@@ -349,6 +353,7 @@ def continue_adapter(
     folder:str|Path,
 ) -> None:
     "Put the weights of the adapter in `folder` where `model` has fresh ones; `VQAError` unless all fit"
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
     folder = _adapter_folder(Path(folder))
     _, tensors = _read_lora(folder)
     check_finite(tensors.items(), folder)
