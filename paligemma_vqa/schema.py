@@ -105,9 +105,9 @@ def _as_written(name, answer) -> str:
     spelled = re.search(pattern, unicodedata.normalize('NFKC', answer), re.IGNORECASE) if name else None
     return spelled[0] if spelled else name
 
-# %% ../nbs/0_ground/01_schema.ipynb #4c045bb2
-class _Reader:
-    "Reads answers written in one format"
+# %% ../nbs/0_ground/01_schema.ipynb #a51bbfaf
+class _Items:
+    "Finds the items of an answer in one format"
     def __init__(self, answer_format:AnswerFormat, events, phases):
         self.events, self.phases = _longest_first(events), _longest_first(phases)
         self.event_names, self.phase_names = ', '.join(events), ', '.join(phases)
@@ -118,6 +118,19 @@ class _Reader:
         self.suffix = words(answer_format.suffix)
         while self.suffix and self.suffix[0] in {','} | _AND: self.suffix = self.suffix[1:]  # they belong to the list
 
+    def _item(self, body, at):
+        def follows(piece, at): return at + len(piece) if body[at:at + len(piece)] == piece else None
+        if (start := follows(self.before, at)) is None: return None
+        for event_words, event in self.events:
+            if (end := follows(event_words + self.between, start)) is None: continue
+            for phase_words, phase in self.phases:
+                stop = follows(phase_words + self.after, end)
+                if stop is not None and (stop == len(body) or body[stop] == ',' or body[stop] in _AND):
+                    return event, phase, stop
+
+# %% ../nbs/0_ground/01_schema.ipynb #2767c824
+class _Reader(_Items):
+    "Reads answers written in one format"
     def starts(self, answer:tuple[str, ...]) -> bool: return answer[:len(self.prefix)] == self.prefix
 
     def read(self, written:str) -> list[tuple[str, str]]:
@@ -142,16 +155,6 @@ class _Reader:
             if at < len(body) and body[at] == ',': at += 1
         return items
 
-    def _item(self, body, at):
-        def follows(piece, at): return at + len(piece) if body[at:at + len(piece)] == piece else None
-        if (start := follows(self.before, at)) is None: return None
-        for event_words, event in self.events:
-            if (end := follows(event_words + self.between, start)) is None: continue
-            for phase_words, phase in self.phases:
-                stop = follows(phase_words + self.after, end)
-                if stop is not None and (stop == len(body) or body[stop] == ',' or body[stop] in _AND):
-                    return event, phase, stop
-
     def _complaint(self, rest, written) -> VQAError:
         chunk = rest[:rest.index(',')] if ',' in rest else rest
         text, between = ' '.join(chunk), ' '.join(self.between)
@@ -163,22 +166,41 @@ class _Reader:
                             remedy=f'The phases are {self.phase_names}.')
         return VQAError(f"unknown event '{_as_written(event, written)}'", remedy=f'The events are {self.event_names}.')
 
-# %% ../nbs/0_ground/01_schema.ipynb #c614ed46
+# %% ../nbs/0_ground/01_schema.ipynb #8db7248d
 ANSWER_PREFIX = 'answer en '   # PaliGemma was pre-trained with "answer {language} {question}"; ours is always en
 _FORBIDDEN = set(',;、"\\{}')
 # Okabe and Ito's palette (2008): told apart by colour-blind readers, and of different lightness in print
 _PALETTE = ('#e69f00', '#56b4e9', '#009e73', '#d55e00', '#cc79a7', '#0072b2', '#f0e442')
 
+def _choose(options:Mapping, name:str, what:str):
+    if name in options: return options[name]
+    raise VQAError(f"no {what} '{name}'", remedy=f"There is {', '.join(options)}.")
+
+def _check_names(kind:str, names:tuple[str, ...]) -> None:
+    if not names: raise VQAError(f'the schema has no {kind}s', remedy=f'Name at least one in "{kind}s".')
+    seen = {}
+    for name in names:
+        if not words(name) or name != ' '.join(name.split()) or unicodedata.combining(name[0]):
+            raise VQAError(f"{kind} '{name}' is not a name", remedy='Use words with single spaces between them.')
+        bad = [c for c in unicodedata.normalize('NFKC', name) if c in _FORBIDDEN or unicodedata.category(c) == 'Cc']
+        if bad:
+            raise VQAError(f"{kind} '{name}' contains {bad[0]!r}",
+                           remedy='Commas, semicolons, quotes, backslashes and braces separate names.')
+        if words(name) in seen:
+            raise VQAError(f"{kind}s '{seen[words(name)]}' and '{name}' are the same", remedy='Rename one.')
+        seen[words(name)] = name
+
+# %% ../nbs/0_ground/01_schema.ipynb #3dd528c4
 @dataclass(frozen=True)
-class EventSchema:
-    "The closed list of events and phases, the questions that ask for them, and how an answer is written"
+class _Declared:
+    "What a schema declares"
     events: tuple[str, ...] = ('A', 'B', 'C', 'D', 'E')  # In the order they are named in an answer
     phases: tuple[str, ...] = ('1', '2', '3', '4')       # In the order an event goes through them
     name: str = 'default'
     # Templates with `{events}` and `{phases}`; the first is the default
     questions: Mapping[str, str] = field(default_factory=lambda: dict(QUESTIONS), hash=False)
+    # How an answer may be written; the first is the default
     answer_formats: Mapping[str, AnswerFormat] = field(
-        # The first is the default
         default_factory=lambda: dict(sentence=SENTENCE, list=LIST, json=JSON), hash=False)
     safe_flips: tuple[str, ...] = ()                     # Flips that change no event: any of 'horizontal', 'vertical'
     # Events during which pictures are not for others, such as 'outside': videos that are written leave them blank
@@ -196,25 +218,10 @@ class EventSchema:
         if not self.questions or not self.answer_formats:
             raise VQAError('the schema has no question or no answer format',
                            remedy='Leave the key out to get the usual ones.')
-        for name, f in self.answer_formats.items():
-            if not re.search(r'\{event\}.+\{phase\}', f.item):
-                raise VQAError(f"the item of answer format '{name}' needs {{event}} and then {{phase}}",
-                               remedy=f"It is '{f.item}'.")
-            for one in [{}] + [{e: p} for e in self.events for p in self.phases]:
-                try: back = self.parse(self.render(one, name), name)
-                except VQAError: back = None
-                if back != one: raise VQAError(f"answer format '{name}' cannot be read back for {one}",
-                                               remedy='Rename the event or phase, or change the format.')
 
-    @cached_property
-    def _readers(self): return {name: _Reader(f, self.events, self.phases) for name, f in self.answer_formats.items()}
-
-    @property
-    def question_template(self) -> str: return next(iter(self.questions))
-
-    @property
-    def answer_format(self) -> str: return next(iter(self.answer_formats))
-
+# %% ../nbs/0_ground/01_schema.ipynb #a2612dff
+class _Coded(_Declared):
+    "Annotations of a schema, and the numbers that stand for them"
     @property
     def size(self) -> int:
         "How many different annotations there are"
@@ -224,14 +231,6 @@ class EventSchema:
     def fingerprint(self) -> str:
         "12 hex digits that change whenever anything in the schema does"
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
-
-    def question(self,
-        template:str|None=None,  # One of `questions`; None for the first
-    ) -> str:
-        "The question as it stands in a record"
-        text = _choose(self.questions, template or self.question_template, 'question template')
-        return (ANSWER_PREFIX
-                + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases)))
 
     def check(self, annotation:Mapping[str, str]) -> Annotation:
         "`annotation` in schema order; `VQAError` on an event or a phase that the schema does not have"
@@ -243,6 +242,40 @@ class EventSchema:
                                remedy=f"The phases are {', '.join(self.phases)}.")
         return {event: annotation[event] for event in self.events if event in annotation}
 
+    def annotations(self) -> Iterator[Annotation]:
+        "Every annotation there is, `size` of them"
+        for codes in itertools.product(range(len(self.phases) + 1), repeat=len(self.events)):
+            yield self.from_codes(codes)
+
+    def codes(self, annotation:Mapping[str, str]) -> tuple[int, ...]:
+        "Per event 0 when it is absent and k in the k-th phase"
+        self.check(annotation)
+        return tuple(self.phases.index(annotation[event]) + 1 if event in annotation else 0 for event in self.events)
+
+    def from_codes(self, codes:tuple[int, ...]) -> Annotation:
+        "The annotation with these `codes`, one per event"
+        return {event: self.phases[code - 1] for event, code in zip(self.events, codes, strict=True) if code}
+
+# %% ../nbs/0_ground/01_schema.ipynb #c65c6127
+class _Written(_Coded):
+    "Questions and answers of a schema"
+    @cached_property
+    def _readers(self): return {name: _Reader(f, self.events, self.phases) for name, f in self.answer_formats.items()}
+
+    @property
+    def question_template(self) -> str: return next(iter(self.questions))
+
+    @property
+    def answer_format(self) -> str: return next(iter(self.answer_formats))
+
+    def question(self,
+        template:str|None=None,  # One of `questions`; None for the first
+    ) -> str:
+        "The question as it stands in a record"
+        text = _choose(self.questions, template or self.question_template, 'question template')
+        return (ANSWER_PREFIX
+                + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases)))
+
     def render(self,
         annotation:Mapping[str, str],  # Event to phase, only the events present, in any order
         answer_format:str|None=None,   # One of `answer_formats`; None for the first
@@ -253,6 +286,9 @@ class EventSchema:
                  phase in self.check(annotation).items()]
         return f.prefix + (f.separator.join(items) + f.suffix if items else f.nothing)
 
+# %% ../nbs/0_ground/01_schema.ipynb #e0d7482e
+class _Read(_Written):
+    "Answers read back"
     def parse(self,
         answer:str,
         answer_format:str|None=None,  # One of `answer_formats`; None to recognise it
@@ -274,28 +310,49 @@ class EventSchema:
             return self.check(dict(items))
         raise complaint
 
-    def annotations(self) -> Iterator[Annotation]:
-        "Every annotation there is, `size` of them"
-        for codes in itertools.product(range(len(self.phases) + 1), repeat=len(self.events)):
-            yield self.from_codes(codes)
+# %% ../nbs/0_ground/01_schema.ipynb #2d8d2275
+def _check_formats(schema) -> None:
+    "`VQAError` unless every answer that holds one event, and the empty one, reads back as itself in every format"
+    for name, f in schema.answer_formats.items():
+        if not re.search(r'\{event\}.+\{phase\}', f.item):
+            raise VQAError(f"the item of answer format '{name}' needs {{event}} and then {{phase}}",
+                           remedy=f"It is '{f.item}'.")
+        for one in [{}] + [{e: p} for e in schema.events for p in schema.phases]:
+            try: back = schema.parse(schema.render(one, name), name)
+            except VQAError: back = None
+            if back != one: raise VQAError(f"answer format '{name}' cannot be read back for {one}",
+                                           remedy='Rename the event or phase, or change the format.')
 
-    def codes(self, annotation:Mapping[str, str]) -> tuple[int, ...]:
-        "Per event 0 when it is absent and k in the k-th phase"
-        self.check(annotation)
-        return tuple(self.phases.index(annotation[event]) + 1 if event in annotation else 0 for event in self.events)
+# %% ../nbs/0_ground/01_schema.ipynb #fd7f2b6b
+def _schema_values(values:Mapping, defaults) -> dict:
+    "The fields of a schema from plain lists and strings; `VQAError` on a key that is none and on what has the wrong form"
+    keys = [f.name for f in fields(defaults)]
+    if not isinstance(values, Mapping):
+        raise VQAError('a schema is an object', remedy='Write {"events": […], "phases": […]}.')
+    if unknown := set(values) - set(keys):
+        raise VQAError(f"unknown key '{sorted(unknown)[0]}' in the schema", remedy=f"The keys are {', '.join(keys)}.")
+    values = dict(values)
+    for kind in ('events', 'phases'):
+        if isinstance(values.get(kind, []), list):
+            values[kind] = tuple(str(n) for n in values.get(kind, getattr(defaults, kind)))
+        else: raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
+    for kind in ('safe_flips', 'private'):
+        if not isinstance(values.get(kind, []), (list, tuple)):
+            raise VQAError(f'{kind} is not a list', remedy='Write ["…"].')
+        values[kind] = tuple(map(str, values.get(kind, ())))
+    if 'answer_formats' in values:
+        try: values['answer_formats'] = {name: AnswerFormat(**f) for name, f in values['answer_formats'].items()}
+        except (TypeError, AttributeError) as error:
+            raise VQAError(f'an answer format is not complete ({error})',
+                           remedy='Each needs item, separator and nothing; prefix and suffix are optional.') from None
+    return values
 
-    def from_codes(self, codes:tuple[int, ...]) -> Annotation:
-        "The annotation with these `codes`, one per event"
-        return {event: self.phases[code - 1] for event, code in zip(self.events, codes, strict=True) if code}
-
-    @property
-    def colors(self) -> dict[str, str]:
-        "One `#rrggbb` per event, the same wherever it is drawn"
-        def color(i):
-            if i < len(_PALETTE): return _PALETTE[i]
-            rgb = colorsys.hls_to_rgb(i * 0.618034 % 1, (0.35, 0.5, 0.65)[i % 3], 0.6)  # golden-ratio steps stay apart
-            return '#' + ''.join(f'{round(255 * c):02x}' for c in rgb)
-        return {event: color(i) for i, event in enumerate(self.events)}
+# %% ../nbs/0_ground/01_schema.ipynb #a6f96786
+class EventSchema(_Read):
+    "The closed list of events and phases, the questions that ask for them, and how an answer is written"
+    def __post_init__(self):
+        super().__post_init__()
+        _check_formats(self)
 
     def to_dict(self) -> dict:
         return dict(name=self.name, events=list(self.events), phases=list(self.phases), questions=dict(self.questions),
@@ -305,27 +362,8 @@ class EventSchema:
 
     @classmethod
     def from_dict(cls, values:Mapping) -> 'EventSchema':
-        "A schema from plain lists and strings; keys that are left out get their defaults"
-        if not isinstance(values, Mapping):
-            raise VQAError('a schema is an object', remedy='Write {"events": […], "phases": […]}.')
-        if unknown := set(values) - {f.name for f in fields(cls)}:
-            raise VQAError(f"unknown key '{sorted(unknown)[0]}' in the schema",
-                           remedy=f"The keys are {', '.join(f.name for f in fields(cls))}.")
-        values = dict(values)
-        for kind in ('events', 'phases'):
-            if isinstance(values.get(kind, []), list):
-                values[kind] = tuple(str(n) for n in values.get(kind, getattr(cls, kind)))
-            else: raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
-        for kind in ('safe_flips', 'private'):
-            if not isinstance(values.get(kind, []), (list, tuple)):
-                raise VQAError(f'{kind} is not a list', remedy='Write ["…"].')
-            values[kind] = tuple(map(str, values.get(kind, ())))
-        if 'answer_formats' in values:
-            try: values['answer_formats'] = {name: AnswerFormat(**f) for name, f in values['answer_formats'].items()}
-            except (TypeError, AttributeError) as error:
-                raise VQAError(f'an answer format is not complete ({error})',
-                               remedy='Each needs item, separator and nothing; prefix and suffix are optional.') from None
-        return cls(**values)
+        "A schema from plain lists and strings; keys that are left out get their defaults; `VQAError` on any other key"
+        return cls(**_schema_values(values, cls))
 
     def save(self, path:str|Path) -> None:
         Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
@@ -349,21 +387,11 @@ class EventSchema:
                                             answer_formats=dict(sentence=SENTENCE_ZH, list=LIST, json=JSON)) | changes))
         raise VQAError(f"no schema preset '{preset}'", remedy="There are 'default' and 'zh'.")
 
-# %% ../nbs/0_ground/01_schema.ipynb #66c3e877
-def _choose(options:Mapping, name:str, what:str):
-    if name in options: return options[name]
-    raise VQAError(f"no {what} '{name}'", remedy=f"There is {', '.join(options)}.")
-
-def _check_names(kind:str, names:tuple[str, ...]) -> None:
-    if not names: raise VQAError(f'the schema has no {kind}s', remedy=f'Name at least one in "{kind}s".')
-    seen = {}
-    for name in names:
-        if not words(name) or name != ' '.join(name.split()) or unicodedata.combining(name[0]):
-            raise VQAError(f"{kind} '{name}' is not a name", remedy='Use words with single spaces between them.')
-        bad = [c for c in unicodedata.normalize('NFKC', name) if c in _FORBIDDEN or unicodedata.category(c) == 'Cc']
-        if bad:
-            raise VQAError(f"{kind} '{name}' contains {bad[0]!r}",
-                           remedy='Commas, semicolons, quotes, backslashes and braces separate names.')
-        if words(name) in seen:
-            raise VQAError(f"{kind}s '{seen[words(name)]}' and '{name}' are the same", remedy='Rename one.')
-        seen[words(name)] = name
+    @property
+    def colors(self) -> dict[str, str]:
+        "One `#rrggbb` per event, the same wherever it is drawn"
+        def color(i):
+            if i < len(_PALETTE): return _PALETTE[i]
+            rgb = colorsys.hls_to_rgb(i * 0.618034 % 1, (0.35, 0.5, 0.65)[i % 3], 0.6)  # golden-ratio steps stay apart
+            return '#' + ''.join(f'{round(255 * c):02x}' for c in rgb)
+        return {event: color(i) for i, event in enumerate(self.events)}
