@@ -9,14 +9,15 @@ __all__ = ['PICTURES', 'picture_files', 'best_device', 'predict_files', 'stream'
 # %% ../../nbs/4_answer/08_predictor.ipynb #a96545f0
 import itertools, os, re, threading, time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
 from .automaton import AnswerAutomaton
 from ..model.prompt import format_prompt
-from ..media.images import open_image
+from ..media.ahead import ahead
+from ..media.images import PICTURE_SUFFIXES, open_image
 from ..model.pixels import preprocess_images
 from .greedy import decode
 from .compiled import FixedPasses, warm_up
@@ -32,7 +33,7 @@ from .trees import TreeSession
 _all_ = ['Failure', 'Prediction', 'show_predictions']   # a predictor's words, so they can be had from here too
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #4f7a1c43
-PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.ppm')
+PICTURES = tuple(sorted(PICTURE_SUFFIXES))
 
 def picture_files(
     folder:str|Path,
@@ -70,16 +71,6 @@ def best_device() -> str:
 def _batches(items, size):
     items = iter(items)
     while batch := list(itertools.islice(items, size)): yield batch
-
-def _ahead(function, items):
-    "`map`, with the next result being made in a thread while this one is used"
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for item in items:
-            following = thread.submit(function, item)
-            if waiting is not None: yield waiting.result()
-            waiting = following
-        if waiting is not None: yield waiting.result()
 
 # Other tasks that PaliGemma was pre-trained on (arXiv:2407.07726, section 3.2.3); everything else is a question
 _TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S|(answer|question) [a-z]{2} ')
@@ -135,8 +126,9 @@ def _answer_files(predictor, names, root, out_jsonl, batch_size, made_by, settin
     rows = min(batch_size, len(names))
     def prepare(batch):      # the mark first: what is replaced meanwhile will be noticed
         return [(name, _try(source_mark, root / name), _try(predictor._prepare, [root / name])) for name in batch]
-    with open(out_jsonl, 'ab') as file:
-        for batch in _ahead(prepare, _batches(names, batch_size)):
+    with (open(out_jsonl, 'ab') as file,
+          closing(ahead(map(prepare, _batches(names, batch_size)), 1)) as batches):
+        for batch in batches:
             good, found = [(name, pixels) for name, _, pixels in batch if not isinstance(pixels, VQAError)], {}
             if good:
                 predictions, _ = _answer(predictor, [root / name for name, _ in good],
@@ -258,8 +250,8 @@ class Predictor:
         def prepare(batch): return batch, self._prepare(batch)
         images = _as_images(images)
         rows = min(batch_size, len(images)) if hasattr(images, '__len__') else batch_size
-        for batch, pixels in _ahead(prepare, _batches(images, batch_size)):
-            yield from _answer(self, batch, pixels, rows, bound, valid_mass, budget)[0]
+        with closing(ahead(map(prepare, _batches(images, batch_size)), 1)) as batches:
+            for batch, pixels in batches: yield from _answer(self, batch, pixels, rows, bound, valid_mass, budget)[0]
 
     def stream(self, frames:Iterable, bound:float|None=1e-3, budget:float|None=1.) -> Iterator[Prediction]:
         """One prediction per frame in order; what was probable in a frame is drafted for the next, so an unchanged

@@ -18,7 +18,7 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace
 
-from .tracks import Clockwork, Table, Timed, has_index, pixel_aspect, square_size
+from .tracks import Clockwork, Table, Timed, has_index, is_high_definition, pixel_aspect, square_size
 from ..schema import VQAError
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #45359a7e
@@ -83,8 +83,8 @@ class Frame:
     image: np.ndarray   # uint8 [H, W, 3], RGB, upright, with square pixels
 
 def _colors(frame:av.VideoFrame) -> dict:
-    is_silent, is_high = int(frame.colorspace) == 2, frame.height > 576 or frame.width >= 1280   # 2: unspecified
-    return dict(src_colorspace=Colorspace.ITU709) if is_silent and is_high else {}
+    is_silent = int(frame.colorspace) == 2   # unspecified
+    return dict(src_colorspace=Colorspace.ITU709) if is_silent and is_high_definition(frame.width, frame.height) else {}
 
 def upright(
     frame:av.VideoFrame,

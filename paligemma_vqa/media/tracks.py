@@ -6,7 +6,7 @@
 __all__ = ['VIDEO_SUFFIXES', 'DICOM_SUFFIXES', 'RESTARTS', 'HOLES', 'WRAP_S', 'WITHOUT_SHOWING_TIMES', 'LONGEST_LEAP_S',
            'is_address', 'picture_tracks', 'choose_track', 'open_recording', 'Timed', 'rate_of', 'origin_of',
            'Clockwork', 'Clock', 'Table', 'table_of', 'has_index', 'clock_of', 'VideoInfo', 'pixel_aspect',
-           'square_size']
+           'is_high_definition', 'square_size']
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #9cad8431
 import io, os
@@ -278,6 +278,10 @@ def pixel_aspect(stream) -> float:
     "How much wider than high a stored pixel is; what cannot be meant counts as 1"
     aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
     return aspect if 0.25 <= aspect <= 4 else 1.0
+
+def is_high_definition(width:int, height:int) -> bool:   # px, as stored
+    "Whether the colours of a video without colour tags are meant as BT.709, as of HDTV, and not as BT.601"
+    return height > 576 or width >= 1280
 
 def square_size(width:int, height:int, aspect:float) -> tuple[int, int]:
     "Sides in square pixels; nothing is made smaller"

@@ -9,7 +9,6 @@ __all__ = ['DEMO_SCHEMA', 'Camera', 'Thing', 'Scene', 'render_frame', 'check_sch
 # %% ../../nbs/7_scenes/02_videos.ipynb #b16d4840
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from .drawings import (DISTRACTOR_DRAWINGS, EVENT_DRAWINGS, REACHES_IN, Place, blend, circle,
                                            tissue)
 from ..dataset.records import Record, write_records
+from ..media.writing import VideoWriter
 from ..schema import Annotation, EventSchema, Segment, VQAError
 
 # %% ../../nbs/7_scenes/02_videos.ipynb #e414be24
@@ -232,20 +232,10 @@ def write_video(
     frames,            # RGB uint8 `[height, width, 3]`, all of one size; an odd last row or column is dropped
     fps:float,
 ) -> int:
-    "Write an H.264 video; returns how many frames it has"
-    import av
+    "Write an H.264 video, the same bytes for the same frames; returns how many it has"
     count = 0
-    with av.open(str(path), 'w', options=dict(movflags='faststart')) as container:
-        # Without mbtree: with it, x264 does not always write the same bytes for the same small frames
-        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001),
-                                      options={'crf': '20', 'preset': 'veryfast', 'x264-params': 'mbtree=0'})
-        stream.pix_fmt = 'yuv420p'
-        for image in frames:
-            image = np.ascontiguousarray(image[:image.shape[0] // 2 * 2, :image.shape[1] // 2 * 2])
-            if not count: stream.height, stream.width = image.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
-            count += 1
-        if count: container.mux(stream.encode())
+    with VideoWriter(path, fps, quality=20, is_repeatable=True) as writer:
+        for count, image in enumerate(frames, 1): writer.write(image, (count - 1) / fps)
     return count
 
 # %% ../../nbs/7_scenes/02_videos.ipynb #8e609d4c

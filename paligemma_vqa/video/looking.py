@@ -125,9 +125,10 @@ def _answers(predictor, frames:Iterator, settings:Settings, clock:dict) -> Itera
     else:
         predictions = predictor.predict_each((frame.image for frame in frames), batch_size=settings.batch_size,
                                              bound=settings.bound)
-    for prediction in predictions:
-        clock['model_s'] += prediction.latency_ms / 1000
-        yield prediction.probabilities
+    with closing(predictions):   # it has a thread of its own, which reads `frames`
+        for prediction in predictions:
+            clock['model_s'] += prediction.latency_ms / 1000
+            yield prediction.probabilities
 
 # %% ../../nbs/6_watch/15_looking.ipynb #494017f5
 def look(
@@ -151,8 +152,8 @@ def look(
             if has_changed: yield frame
 
     # Closed by name and not when nobody refers to it any more: the traceback of an error does, and the thread would go on
-    with closing(ahead(prepared())) as frames:
-        for answer in _answers(predictor, to_answer(), settings, clock):
+    with closing(ahead(prepared())) as frames, closing(_answers(predictor, to_answer(), settings, clock)) as answers:
+        for answer in answers:
             while not waiting[0][2]: yield *waiting.popleft()[:2], last, False
             yield *waiting.popleft()[:2], answer, True
             last = answer
