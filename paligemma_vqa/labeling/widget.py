@@ -147,7 +147,7 @@ class LabelingTool(widgets.VBox):
     ):
         super().__init__()
         self.add_class('vqa-labeling')
-        name = predictor_name or (Path(predictor).name if isinstance(predictor, (str, Path)) else 'model')
+        name = predictor_name or (Path(predictor).resolve().name if isinstance(predictor, (str, Path)) else 'model')
         self._opening = dict(folder=folder, annotator=annotator or getpass.getuser(), schema=schema,
                              questions=questions, answer_format=answer_format, spans=spans)
         self._model, self._width = dict(predictor=predictor, predictor_name=name, seed=seed, pause_s=pause_s), width
