@@ -24,7 +24,7 @@ def measure(folder, labels, picture):
     folder = Path(folder).resolve()
     shutil.rmtree(folder/'labels', ignore_errors=True)
     (folder/'labels.jsonl').unlink(missing_ok=True)
-    write_notebook(folder/'speed.ipynb', 'from paligemma_vqa.labeling.widget import LabelingTool', "tool = LabelingTool('.', annotator='speed')\ntool.keyboard.stall_ms = 20_000   # a slow key is to be measured, not left out\ntool")
+    write_notebook(folder/'speed.ipynb', 'from paligemma_vqa.labeling.widget import LabelingTool\nfrom paligemma_vqa.schema import EventSchema', "tool = LabelingTool('.', EventSchema(), 'speed')\ntool.keyboard.stall_ms = 20_000   # a slow key is to be measured, not left out\ntool")
     with jupyter_lab(folder) as address, chromium_page() as (page, errors):
         notebook = NotebookPage(page, address, 'speed.ipynb')
         page.evaluate(WATCH)

@@ -116,10 +116,15 @@ def _write_frames(frames, video, folder, name, known, quality) -> list[dict]:
             image = f'images/{name}_{frame.index:06d}.jpg'
             _save_picture(frame.image, folder/image, quality)
             written.append(dict(image=image, video=name, frame_index=frame.index, time_s=round(frame.time_s, 6),
-                                video_bytes=video.stat().st_size))
+                                video_bytes=video.stat().st_size, **_video_file(video, folder)))
     finally:
         if written: write_lines(folder/FRAMES, (known | {entry['image']: entry for entry in written}).values())
     return written
+
+def _video_file(video:Path, folder:Path) -> dict:
+    "Where the video is, as seen from the data set: labeling plays it. Nothing when it is on another drive"
+    try: return dict(video_file=Path(os.path.relpath(video.resolve(), folder.resolve())).as_posix())
+    except ValueError: return {}
 
 def _frames_at(video, indices, looking) -> Iterator[Frame]:
     with VideoReader(video, **looking) as reader:

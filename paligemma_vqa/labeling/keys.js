@@ -38,7 +38,8 @@ function render({ model, el }) {
   over.className = 'vqa-over'; canvas.className = 'vqa-play-frame';
   const waiting = [];                                  // keys pressed while another is in flight
   const undo = [];                                     // what takes the listeners away again
-  let root = null, inFlight = null, count = 0, isAsking = false, isLeaving = false, downOutside = false, drag = null, isOver = false, dropped = 0;
+  let played = null;                                   // the picture that the frame on the canvas belongs to
+  let root = null, inFlight = null, count = 0, isAsking = false, isLeaving = false, downOutside = false, drag = null, isOver = false, isPlayOver = true, dropped = 0;
 
   const isDead = () => Boolean(root && (root.matches('.jupyter-widgets-disconnected') || root.querySelector('.jupyter-widgets-disconnected')));
   const isStalled = () => inFlight && performance.now() - inFlight.since > model.get('stall_ms');
@@ -59,7 +60,7 @@ function render({ model, el }) {
   function pump() {
     if (inFlight || !waiting.length) return;
     inFlight = { id: ++count, since: performance.now() };
-    try { model.send({ ...waiting.shift(), view, id: inFlight.id, item: model.get('item') }); }
+    try { model.send({ ...waiting.shift(), view, id: inFlight.id, item: played ?? model.get('item') }); }
     catch (error) { inFlight.since = -1e9; }           // the kernel is gone
     setTimeout(() => { if (isStalled()) { dropped += waiting.length; waiting.length = 0; paint(); } }, model.get('stall_ms') + 20);
   }
@@ -77,13 +78,16 @@ function render({ model, el }) {
   // --- a playing video: the kernel sends frames, each is acknowledged when it is drawn
 
   async function onPlay(play, buffers) {
-    if (play === 'stop') { canvas.width = 0; root.classList.remove('vqa-playing'); return; }
+    if (!root) return;
+    if (play === 'stop') { isPlayOver = true; played = null; root.classList.remove('vqa-playing'); return; }
+    isPlayOver = false;
     const blob = new Blob([buffers[0]], { type: 'image/jpeg' }), picture = await createImageBitmap(blob);
+    model.send({ played: 1 });                          // the next one may come
+    if (isPlayOver) return picture.close();             // stopped while this one was decoded
     canvas.width = picture.width; canvas.height = picture.height;
     canvas.getContext('2d').drawImage(picture, 0, 0);
-    picture.close(); root.classList.add('vqa-playing');
+    picture.close(); root.classList.add('vqa-playing'); played = play.item;
     canvas.dataset.time = play.time_s; canvas.dataset.frames = Number(canvas.dataset.frames || 0) + 1;
-    model.send({ played: play.id });
   }
 
   // --- keys

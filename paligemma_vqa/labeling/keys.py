@@ -63,6 +63,13 @@ COMMANDS = (
     Command('next_change', 'next change', ('Alt+ArrowDown',), 'j'),
     Command('previous_change', 'change before', ('Alt+ArrowUp',)),
     Command('full_window', 'full window', letter='w'),
+    Command('play', 'play / pause', letter='p'),
+    Command('loop', 'loop an interval', letter='l'),
+    Command('faster', 'faster', ('Shift+ArrowUp',)),
+    Command('slower', 'slower', ('Shift+ArrowDown',)),
+    Command('frame_forward', 'video frame on', ('Mod+ArrowRight',)),
+    Command('frame_back', 'video frame back', ('Mod+ArrowLeft',)),
+    Command('confirm_played', 'confirm what was played', ('Mod+Enter',)),
     Command('undo', 'undo', ('Mod+z',), 'z'),
     Command('redo', 'redo', ('Mod+y', 'Mod+Shift+z'), 'y'),
     Command('select_forward', 'select a run', ('Shift+ArrowRight',)),
@@ -79,17 +86,19 @@ COMMANDS = (
 
 # %% ../../nbs/1_label/05_keys.ipynb #3a04ed2c
 def key_map(
-    schema:EventSchema,   # Names the events and phases
-) -> dict[str, str]:      # Key to command; `event 2` is the third event, `phase 2` the second phase, `phase 0` none
+    schema:EventSchema,     # Names the events and phases
+    has_model:bool=True,    # Without a model there is nothing to accept, and Space plays
+) -> dict[str, str]:        # Key to command; `event 2` is the third event, `phase 2` the second phase, `phase 0` none
     "Every key that the tool listens to"
     keys = {}
     for command in COMMANDS:
+        if not has_model and command.name in ('accept', 'hide'): continue
         for key in command.keys: keys[key] = command.name
         if command.letter: keys[command.letter] = keys[f'Shift+{command.letter}'] = command.name
     events, phases = event_keys(schema.events), phase_keys(schema.phases)
     keys |= {events[event]: f'event {i}' for i, event in enumerate(schema.events) if event in events}
     keys |= {phases[phase]: f'phase {i}' for i, phase in enumerate(schema.phases, 1) if phase in phases}
-    return keys | {'0': 'phase 0'}
+    return keys | {'0': 'phase 0'} | ({} if has_model else {'Space': 'play'})
 
 # %% ../../nbs/1_label/05_keys.ipynb #1f928ebd
 _NAMES = {'ArrowRight': '→', 'ArrowLeft': '←', 'ArrowDown': '↓', 'ArrowUp': '↑', 'Enter': '⏎', 'PageDown': 'PgDn',
@@ -103,22 +112,24 @@ def key_name(key:str) -> str:
 
 def command_keys(
     schema:EventSchema,      # Names the events and phases
+    has_model:bool=True,     # As in `key_map`
 ) -> dict[str, str]:         # Command to the shortest name of a key that reaches it
     "The key to show beside each command"
     names = {}
-    for key, command in key_map(schema).items():
+    for key, command in key_map(schema, has_model).items():
         name = key_name(key)
-        if command not in names or len(name) < len(names[command]): names[command] = name
-    return names
+        rank = '+' in key, len(name)      # a key alone is found faster than two together
+        if command not in names or rank < names[command][0]: names[command] = rank, name
+    return {command: name for command, (_, name) in names.items()}
 
-def legend(schema:EventSchema) -> list[tuple[str, str]]:
+def legend(schema:EventSchema, has_model:bool=True) -> list[tuple[str, str]]:
     "Pairs of keys and what they do, for the screen"
-    keys = command_keys(schema)
+    keys = command_keys(schema, has_model)
     events = [keys[f'event {i}'] for i in range(len(schema.events)) if f'event {i}' in keys]
     phases = [keys[f'phase {i}'] for i in range(1, len(schema.phases) + 1) if f'phase {i}' in keys]
     span = lambda names: names[0] if len(names) == 1 else ' '.join(names) if len(names) < 4 else f'{names[0]} … {names[-1]}'
     return [(span(events), 'event'), (span(phases), 'phase'), (keys['phase 0'], 'not visible'),
-            *((keys[c.name], c.text) for c in COMMANDS if c.text)]
+            *((keys[c.name], c.text) for c in COMMANDS if c.text and c.name in keys)]
 
 # %% ../../nbs/1_label/05_keys.ipynb #f91e43b9
 class Keyboard(anywidget.AnyWidget):

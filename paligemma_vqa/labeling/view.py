@@ -81,7 +81,7 @@ def rows_html(session:LabelingSession) -> str:
     "One row per event: its key, its phases, what the model or the other annotators say"
     schema, store, found = session.schema, session.store, session.suggestion()
     state = dict(annotation=session.annotation(), explicit=store.state(session.item).explicit,
-                 keys=command_keys(schema), open=set(open_events(session)),
+                 keys=command_keys(schema, session.suggestions is not None), open=set(open_events(session)),
                  done=session.status(session.item) == 'done' or store.settled(session.item) is not None)
     said = {}
     if session.queue_name == 'review':
@@ -203,7 +203,8 @@ def progress_html(session:LabelingSession) -> str:
 # %% ../../nbs/1_label/09_view.ipynb #1bce1676
 def toolbar_html(session:LabelingSession) -> str:
     "The commands for the mouse, with their keys"
-    keys, store, event, count = command_keys(session.schema), session.store, session.schema.events[session.row], len(session.run)
+    keys, store = command_keys(session.schema, session.suggestions is not None), session.store
+    event, count = session.schema.events[session.row], len(session.run)
     def one(command, text, title='', disabled=False, classes=''):
         return dict(command=command, text=text, key=keys.get(command, ''), title=title, disabled=disabled,
                     classes=classes)
@@ -257,9 +258,9 @@ def question_html(session:LabelingSession) -> str:
                       (name, text) in enumerate(session.questions.items())]
     return fill('question', questions=questions, more=len(asked) - 1, text=session.store.question(session.item))
 
-def legend_html(schema:EventSchema) -> str:
+def legend_html(schema:EventSchema, has_model:bool=True) -> str:
     "Every key"
-    return fill('legend', legend=legend(schema))
+    return fill('legend', legend=legend(schema, has_model))
 
 # %% ../../nbs/1_label/09_view.ipynb #6e9bb56f
 KAPPA_WORDS = ((0.81, 'almost perfect'), (0.61, 'substantial'), (0.41, 'moderate'), (0.21, 'fair'), (0.0, 'slight'))

@@ -1,5 +1,5 @@
 """The labeling session and tool without a browser: what commands do to the store, whatever their order."""
-import json, threading, time
+import json, shutil, threading, time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,9 @@ from PIL import Image
 
 from paligemma_vqa.labeling.agreement import disagreements
 from paligemma_vqa.labeling.commands import ACTIONS, ask_own, do, note
+from paligemma_vqa.dataset.extract import extract_frames
+from paligemma_vqa.labeling.playback import PLAYBACK
+from paligemma_vqa.labeling.schema_form import preview_html, typed_names
 from paligemma_vqa.labeling.keys import COMMANDS, event_keys, key_map, legend
 from paligemma_vqa.labeling.widget import LabelingTool
 from paligemma_vqa.dataset.records import read_records
@@ -62,7 +65,7 @@ class Guesser:
 names = st.text(st.characters(whitelist_categories=('Lu', 'Ll', 'Lo')), min_size=1, max_size=6)
 
 @given(st.lists(names, min_size=1, max_size=30, unique_by=str.casefold), st.integers(1, 25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_command_has_a_key_whatever_the_names(events, phases):
     try: schema = EventSchema(events=tuple(events), phases=tuple(f'p{i}' for i in range(phases)))
     except VQAError: return    # names that the schema refuses
@@ -75,7 +78,7 @@ def test_every_command_has_a_key_whatever_the_names(events, phases):
 
 def test_every_command_of_the_keys_exists():
     for schema in SCHEMA, EventSchema.preset('zh'):
-        for command in set(key_map(schema).values()) - {'note', 'full_window'}: assert command.split()[0] in ACTIONS
+        for command in set(key_map(schema).values()) - {'note', 'full_window'}: assert command.split()[0] in {*ACTIONS, *PLAYBACK}
 
 
 # --- the session
@@ -368,12 +371,12 @@ def test_no_file_breaks_the_screen(tmp_path_factory, content):
 
 def test_the_tool_opens_goes_on_and_closes(tmp_path):
     make_folder(tmp_path, 5)
-    tool = LabelingTool(tmp_path, annotator='ann', predictor=Guesser(), pause_s=0.05)
+    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', predictor=Guesser(), pause_s=0.05)
     for command in ('event 1', 'phase 2', 'confirm', 'ask 1', 'zoom', 'confirm'): tool.handle(command, tool.session.item)
     time.sleep(0.4)
     assert len(read_records(tmp_path)) == 4            # two pictures, two questions, without closing
     tool.close()
-    tool = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
     assert tool.session.item == 'images/v_000002.jpg' and len(tool.store.questions) == 2      # the choice of questions is kept
     for queue in QUEUES: tool.queue_menu.value = queue
     assert 'needs a model' in tool.session.message or tool.session.queue_name in QUEUES
@@ -383,8 +386,8 @@ def test_the_tool_opens_goes_on_and_closes(tmp_path):
 
 def test_running_the_cell_again_takes_over(tmp_path):
     make_folder(tmp_path, 3)
-    old = LabelingTool(tmp_path, annotator='ann', pause_s=0)
-    new = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    old = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
+    new = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
     old.handle('set 0 1')
     assert old.session.is_alarm and 'NOT SAVED' in old.parts['message'].value
     new.handle('set 0 2')
@@ -394,7 +397,7 @@ def test_running_the_cell_again_takes_over(tmp_path):
 def test_a_broken_picture_does_not_stop_the_work(tmp_path):
     make_folder(tmp_path, 3)
     (tmp_path/'images/v_000001.jpg').write_bytes(b'not a picture')
-    tool = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
     for command in ('set 0 1', 'confirm', 'zoom', 'skip', 'confirm'): tool.handle(command)
     assert [tool.session.status(item) for item in tool.session.sequence] == ['done', 'skipped', 'done']
     tool.close()
@@ -406,3 +409,94 @@ def test_names_are_never_markup(tmp_path):
     drawn = rows_html(session) + timeline_html(session) + header_html(session) + toolbar_html(session) + filmstrip_html(session, pictures)
     assert '<script' not in drawn and '<i>1' not in drawn and '<u>' not in drawn
     pictures.close()
+
+
+# --- the schema is made in the tool
+
+@given(st.lists(st.sampled_from(['clipping', 'cutting', 'clip ligation', '夹闭', 'α', '3', 'x-ray']), min_size=1, max_size=6, unique=True),
+       st.sampled_from([', ', '\n', ';', '、', '，', ' , \n', '\t', '\n- ', '\n\n• ']))
+def test_names_are_found_however_they_are_pasted(names, between):
+    assert typed_names(('- ' if '- ' in between else '• ' if '•' in between else '') + between.join(names)) == tuple(names)
+
+@given(st.text(max_size=60), st.text(max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_whatever_is_typed_the_form_shows_a_schema_or_a_reason(events, phases):
+    html, schema = preview_html(events, phases, 'en', 'list')
+    if schema is None: assert 'vqa-wrong' in html or not typed_names(events) or not typed_names(phases)
+    else: assert schema.parse(schema.render({schema.events[0]: schema.phases[0]})) == {schema.events[0]: schema.phases[0]}
+
+def test_a_bare_folder_is_asked_for_its_schema_once(tmp_path):
+    make_folder(tmp_path, 3)
+    tool = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    assert tool.session is None
+    tool.form.events.value, tool.form.phases.value = '1. clipping\n2. cutting', 'begin, end'
+    tool.form.answer_format.value = 'list'
+    tool.form.start.click()
+    assert tool.schema.events == ('clipping', 'cutting')
+    for command in 'set 1 2', 'confirm': tool.handle(command)
+    tool.close()
+    assert [record.answer for record in read_records(tmp_path)] == ['cutting: end']
+    again = LabelingTool(tmp_path, annotator='ann', pause_s=0)
+    assert again.form is None and again.schema == tool.schema
+    again.close()
+
+def test_a_folder_that_has_labels_or_a_model_that_has_names_is_not_asked(tmp_path):
+    press(make_session(make_folder(tmp_path/'labeled', 3)), 'set 0 1', 'confirm').close()
+    tool = LabelingTool(tmp_path/'labeled', annotator='ann', pause_s=0)
+    assert tool.form is None
+    tool.close()
+    schema = EventSchema(events=('fox', 'hen'), phases=('there',))
+    tool = LabelingTool(make_folder(tmp_path/'model', 3), annotator='ann', predictor=Guesser(schema), pause_s=0)
+    assert tool.schema == schema and EventSchema.load(tmp_path/'model/schema.json') == schema
+    tool.close()
+
+
+# --- playback
+
+@pytest.fixture(scope='module')
+def cut(bikes, tmp_path_factory):
+    "A folder of frames cut from a real video, and the video beside it"
+    home = tmp_path_factory.mktemp('cut')
+    extract_frames(bikes, home/'data', every_s=0.4, end_s=4)
+    return home
+
+def test_keys_while_a_video_plays_label_the_picture_that_was_passed(cut, tmp_path):
+    shutil.copytree(cut/'data', tmp_path/'data')
+    tool, sent = LabelingTool(tmp_path/'data', SCHEMA, 'ann', pause_s=0), []
+    def send(message, buffers):
+        sent.append(message['play'])
+        tool.playback.drawn(1)
+    tool.playback.send = send
+    tool.handle('faster'); tool.handle('play')
+    limit = time.monotonic() + 60
+    while len(sent) < 20 and time.monotonic() < limit: time.sleep(0.01)
+    pressed_at = sent[-1]['item']
+    tool.handle('set 0 2', pressed_at)                 # the picture on screen may be another one by now
+    tool.handle('play')
+    session = tool.session
+    places = {item: i for i, item in enumerate(session.sequence)}
+    assert tool.playback.player.recording.video is not None and not tool.playback.is_playing
+    assert session.store.state(pressed_at).explicit == {A: TWO}
+    assert [annotation == {A: TWO} for annotation in held(session)] == [i >= places[pressed_at] for i in places.values()]
+    assert 'played' in session.offers
+    played = [frame['item'] for frame in sent if frame != 'stop']
+    tool.handle('confirm_played')
+    assert labels(session).keys() == set(range(places[played[0]], places[played[-1]] + 1))
+    tool.close()
+
+def test_without_the_video_the_pictures_are_played(tmp_path):
+    tool = LabelingTool(make_folder(tmp_path, 4), SCHEMA, 'ann', pause_s=0)
+    shown = []
+    tool.playback.send = lambda message, buffers: (shown.append(message['play']), tool.playback.drawn(1))
+    tool.handle('play')
+    limit = time.monotonic() + 30
+    while tool.playback.is_playing and time.monotonic() < limit: time.sleep(0.01)
+    assert [frame['item'] for frame in shown if frame != 'stop'] == tool.session.sequence and tool.session.item == tool.session.sequence[-1]
+    tool.close()
+
+def test_lone_pictures_have_nothing_to_play(tmp_path):
+    for name in ('fox', 'hen'): Image.new('RGB', (8, 8)).save(tmp_path/f'{name}.png')
+    tool = LabelingTool(tmp_path, SCHEMA, 'ann', pause_s=0)
+    tool.handle('play')
+    assert 'nothing to play' in tool.session.message and tool.session.is_saved and tool.parts['playbar'].value == ''
+    tool.close()
