@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LOST', 'settings_path', 'read_settings', 'write_settings', 'open_store', 'Screen', 'LabelingTool',
-           'show_on_screen', 'thumbnails_came', 'watch', 'stop']
+           'carry_out', 'show_on_screen', 'thumbnails_came', 'watch', 'stop']
 
 # %% ../../nbs/1_label/10_widget.ipynb #4f4cbd9c
 import getpass, json, threading
@@ -16,7 +16,9 @@ import ipywidgets as widgets
 from ..files import write_atomically
 from .ahead import Prepared, full_picture, show_picture
 from .commands import ask_own, attempt, do, note
-from .keys import Keyboard, key_map
+from .keys import Keyboard, command_keys, key_map
+from .playback import PLAYBACK, Playback, playbar_html
+from .schema_form import SchemaForm, keep_schema, needs_schema, schema_of_model
 from .session import HOLD_TEXTS, QUEUES, LabelingSession, look_for_new, show
 from .store import LabelStore
 from .view import (agreement_html, answer_html, differing_html, filmstrip_html, header_html,
@@ -54,7 +56,7 @@ def open_store(folder:str|Path, annotator:str, **options) -> LabelStore:
         return store
 
 # %% ../../nbs/1_label/10_widget.ipynb #92fc79e2
-PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'message', 'timeline', 'filmstrip', 'answer', 'question',
+PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'playbar', 'message', 'timeline', 'filmstrip', 'answer', 'question',
          'agreement', 'legend')
 
 def _box(kind, children, name) -> widgets.Box:
@@ -66,7 +68,8 @@ def _box(kind, children, name) -> widgets.Box:
 class Screen:
     "The widgets of the tool, empty"
     def __init__(self, session:LabelingSession, on_change:Callable):
-        self.commands = commands = key_map(session.schema)
+        self.commands = commands = key_map(session.schema, session.suggestions is not None)
+        self.keys = command_keys(session.schema, session.suggestions is not None)
         self.keyboard = Keyboard(combos=list(commands),
                                  fields={key: '.vqa-note input' for key, command in commands.items()
                                          if command == 'note'},
@@ -99,7 +102,7 @@ class Screen:
                                    _box(widgets.HBox, [parts['progress'], self.queue_menu, self.hold_menu],
                                         'vqa-second'),
                                    _box(widgets.Box, [self.picture, side], 'vqa-main-area'),
-                                   _box(widgets.HBox, [parts['message']], 'vqa-strip'), parts['timeline'],
+                                   _box(widgets.HBox, [parts['playbar'], parts['message']], 'vqa-strip'), parts['timeline'],
                                    parts['filmstrip']], 'vqa-fold')
         below = _box(widgets.VBox, [parts['agreement'], parts['answer'],
                                     _box(widgets.HBox, [parts['question'], self.question], 'vqa-asked-area'),
@@ -151,8 +154,19 @@ class LabelingTool(widgets.VBox):
         self._opening = dict(folder=folder, annotator=annotator or getpass.getuser(), schema=schema,
                              questions=questions, answer_format=answer_format, spans=spans)
         self._model, self._width = dict(predictor=predictor, predictor_name=name, seed=seed, pause_s=pause_s), width
-        self.session = None
-        self.open_folder(queue)
+        self.session = self.form = None
+        is_asked = schema is None and needs_schema(folder)
+        if is_asked and (found := schema_of_model(predictor)): is_asked = not keep_schema(folder, found)
+        if is_asked: self.ask_for_schema(queue)
+        else: self.open_folder(queue)
+
+    def ask_for_schema(self, queue:str|None=None) -> None:
+        "Show the form; what it makes is kept in the folder, which is then opened"
+        def take(schema):
+            keep_schema(self._opening['folder'], schema)
+            self.open_folder(queue)
+        self.form = SchemaForm(self._opening['folder'], take)
+        self.children = self.form.layout()
 
     def open_folder(self, queue:str|None=None, item:str|None=None, row:int=0) -> None:
         "Open the folder, or open it again after its schema or its pictures changed"
@@ -170,8 +184,10 @@ class LabelingTool(widgets.VBox):
         self.screen = Screen(self.session, self.change)
         self.parts, self.keyboard, self.picture, self.image = self.screen.parts, self.screen.keyboard, self.screen.picture, self.screen.image
         self.note, self.question, self.queue_menu, self.hold_menu = self.screen.note, self.screen.question, self.screen.queue_menu, self.screen.hold_menu
+        self.playback = Playback(self.session, self.keyboard.send, self.refresh)
+        self.keyboard.on_played = self.playback.drawn
         self.keyboard.listen(self.screen.commands | {'Escape': 'unselect'}, self.handle)
-        self.parts['legend'].value = legend_html(self.schema)
+        self.parts['legend'].value = legend_html(self.schema, self.session.suggestions is not None)
         self._drawing, self._on_screen = False, None
         self.refresh()
         self.children = self.screen.layout()
@@ -185,13 +201,14 @@ class LabelingTool(widgets.VBox):
             try:
                 show_on_screen(self)
                 self.screen.draw(self.session, self.pictures)
+                self.parts['playbar'].value = playbar_html(self.playback, self.screen.keys)
             finally: self._drawing = False
 
     def handle(self, command:str, item:str|None=None) -> None:
         "Carry out a command, for the picture it was meant for, and draw the result; nothing that goes wrong is silent"
         if command == 'take_new': return self.open_folder(self.session.queue_name, self.session.item, self.session.row)
         with self.session.lock:
-            do(self.session, command, item)
+            carry_out(self, command, item)
             self.refresh()
             write_settings(self.store)
 
@@ -205,7 +222,7 @@ class LabelingTool(widgets.VBox):
 
     def close(self) -> None:
         "Write labels.jsonl, let others label, take the tool from the screen"
-        stop(self)
+        if self.session: stop(self)
         super().close()
 
     def _ipython_display_(self):
@@ -213,6 +230,18 @@ class LabelingTool(widgets.VBox):
         display(self._repr_mimebundle_(), raw=True)
         # seen when the browser finds no tool: after a reload without its kernel, or in another tab
         display(HTML(LOST))
+
+# %% ../../nbs/1_label/10_widget.ipynb #ade4c18a
+def carry_out(tool:LabelingTool, command:str, item:str|None) -> None:
+    """A command of the playback, or of the session. A key that is pressed while a video plays is for the picture that
+    was passed last; one that moves on ends the playing"""
+    session, playback = tool.session, tool.playback
+    name, *numbers = command.split()
+    if playback.is_playing and item in session.places: show(session, item)
+    if name in PLAYBACK: return attempt(session, lambda: PLAYBACK[name](playback, *map(int, numbers)))
+    before = session.item
+    do(session, command, item)
+    if session.item != before: playback.hide()
 
 # %% ../../nbs/1_label/10_widget.ipynb #7a21b358
 def show_on_screen(tool:LabelingTool) -> None:
@@ -255,6 +284,7 @@ def watch(tool:LabelingTool, every_s:float=5.0) -> None:
 def stop(tool:LabelingTool) -> None:
     "End the threads, write labels.jsonl, give the journal back"
     tool._watch.set()
+    tool.playback.hide()
     tool.session.on_change = lambda: None
     tool.session.close()
     tool.pictures.close()
