@@ -93,7 +93,7 @@ def merge(
 ):
     "Fold an adapter into its base: a checkpoint that transformers and vLLM load without this package."
     from paligemma_vqa.training.card import write_model_card
-    from paligemma_vqa.model.adapter import merge_adapter
+    from paligemma_vqa.model.merged import merge_adapter
     merge_adapter(lora_path, output, base=model)
     write_model_card(output)
     say(output)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..files import write_atomically
-from ..schema import VQAError
+from ..schema import ANSWER_PREFIX, VQAError
 
 # %% ../../nbs/4_answer/07_kept.ipynb #dafe946b
 def _bit_sums(tensor:torch.Tensor) -> bytes:
@@ -43,6 +43,7 @@ def answers_key(
     model, version = getattr(predictor, 'model', None), 1
     asked = predictor.schema.fingerprint, getattr(predictor, 'question', None), getattr(predictor, 'answer_format',
                                                                                         None)
+    if (task := getattr(predictor, 'task', None)) and task.prefix != ANSWER_PREFIX: asked = *asked, task.prefix
     facts = version, *asked, getattr(predictor, 'image_size',
                                      None), model is not None and weights_digest(model), sorted(settings.items())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

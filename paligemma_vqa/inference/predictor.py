@@ -22,12 +22,13 @@ from ..model.pixels import preprocess_images
 from .greedy import decode
 from .compiled import FixedPasses, warm_up
 from .kept import answers_key, fresh_results, result_line, source_mark
-from ..model.adapter import AdapterInfo, load_adapter
+from ..model.adapter import load_adapter
+from ..model.info import AdapterInfo
 from ..model.base import load_base
 from ..model.task import Task
 from .posterior import posterior
 from .prediction import Failure, Prediction, show_predictions
-from ..schema import EventSchema, VQAError
+from ..schema import ANSWER_PREFIX, EventSchema, VQAError
 from .trees import TreeSession
 
 _all_ = ['Failure', 'Prediction', 'show_predictions']   # a predictor's words, so they can be had from here too
@@ -75,10 +76,10 @@ def _batches(items, size):
 # Other tasks that PaliGemma was pre-trained on (arXiv:2407.07726, section 3.2.3); everything else is a question
 _TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S|(answer|question) [a-z]{2} ')
 
-def _prompt_tokens(processor, image_size, question) -> torch.Tensor:
+def _prompt_tokens(processor, image_size, question, prefix=ANSWER_PREFIX) -> torch.Tensor:
     "[1, P] the prompt's tokens with the places for the picture, as the processor makes them"
     blank = Image.new('RGB', (image_size, image_size))
-    prompt = f'<image>{question}' if _TASK.match(question) else format_prompt(question)
+    prompt = f'<image>{question}' if _TASK.match(question) and prefix == ANSWER_PREFIX else format_prompt(question, prefix)
     return processor(text=[prompt], images=[blank], return_tensors='pt')['input_ids']
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #af54ba6e
@@ -209,11 +210,11 @@ class Predictor:
         compile:bool=False,
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
-        self.task = Task(schema, question or '', answer_format or '')
+        self.task = Task(schema, question or '', answer_format or '', info.prompt_prefix if info else ANSWER_PREFIX)
         self.question, self.answer_format = self.task.question, self.task.answer_format
         self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
         self.image_size = model.config.vision_config.image_size
-        self._prefix = _prompt_tokens(processor, self.image_size, self.question)
+        self._prefix = _prompt_tokens(processor, self.image_size, self.question, self.task.prefix)
         self._fixed, self._lock = {} if compile else None, threading.Lock()   # pictures at once -> compiled passes
 
     @classmethod

@@ -11,7 +11,9 @@ import lazy_loader
 # %% ../../nbs/0_ground/20_model.ipynb #6577f5d0
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'base': ['load_base', 'base_folder'],
-    'adapter': ['AdapterConfig', 'AdapterInfo', 'load_adapter', 'save_adapter', 'merge_adapter'],
+    'info': ['AdapterInfo'],
+    'adapter': ['AdapterConfig', 'load_adapter', 'save_adapter'],
+    'merged': ['merge_adapter'],
     'pixels': ['preprocess_images', 'processor_image_size'],
     'prompt': ['format_prompt'],
     'task': ['Task', 'survey_task'],

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .prompt import format_prompt
-from ..schema import Annotation, EventSchema, VQAError
+from ..schema import ANSWER_PREFIX, Annotation, EventSchema, VQAError
 
 # %% ../../nbs/0_ground/25_task.ipynb #c0d38c33
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Task:
     schema:EventSchema
     question:str=''        # As it stands in a record; empty for the schema's first
     answer_format:str=''   # One of the schema's; empty for its first
+    prefix:str=ANSWER_PREFIX   # Before the question; another one for a model that was trained so elsewhere
 
     def __post_init__(self):
         object.__setattr__(self, 'question', self.question or self.schema.question())
@@ -29,6 +30,11 @@ class Task:
             raise VQAError(f"no answer format '{self.answer_format}'",
                            remedy=f"There is {', '.join(self.schema.answer_formats)}.")
         format_prompt(self.question)
+
+    @property
+    def prompt(self) -> str:
+        "What the processor is given, `<image>` and all"
+        return format_prompt(self.question, self.prefix)
 
     def render(self, annotation:Mapping[str, str]) -> str:
         "`annotation` as this task's answer"
@@ -41,7 +47,7 @@ class Task:
     @property
     def fingerprint(self) -> str:
         "12 hex digits that change with anything that changes an answer, beside the weights"
-        facts = [self.schema.fingerprint, format_prompt(self.question), self.answer_format]
+        facts = [self.schema.fingerprint, self.prompt, self.answer_format]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 # %% ../../nbs/0_ground/25_task.ipynb #661df605

@@ -26,10 +26,10 @@ from .checkpoints import newest_whole
 from .features import FeatureCache
 from .augment import Augmentation
 from .card import write_model_card
-from ..model.adapter import (AdapterInfo, add_adapter, adapter_settings, continue_adapter, describe_base,
-                                         describe_trainable, save_adapter,
-                                         versions)
+from ..model.adapter import add_adapter, describe_trainable, save_adapter
 from ..model.base import load_base
+from ..model.continued import adapter_settings, continue_adapter
+from ..model.info import AdapterInfo, describe_base, versions
 from ..model.task import TaskSurvey, survey_task
 from ..model.weights import check_place, saving
 from .progress import LiveProgress, StopOnSignal, draw_history, tell

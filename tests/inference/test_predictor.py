@@ -19,8 +19,8 @@ from paligemma_vqa.training.collator import Collator
 from paligemma_vqa.model.prompt import format_prompt
 from paligemma_vqa.dataset.loading import load_dataset
 from paligemma_vqa.inference.predictor import Failure, Predictor, picture_files, show_predictions
-from paligemma_vqa.model.adapter import (AdapterConfig, AdapterInfo, add_adapter, describe_base, merge_adapter,
-                                         save_adapter)
+from paligemma_vqa.model.adapter import (AdapterConfig, AdapterInfo, add_adapter, describe_base, save_adapter)
+from paligemma_vqa.model.merged import merge_adapter
 from paligemma_vqa.model.base import load_base
 from paligemma_vqa.schema import EventSchema, VQAError
 

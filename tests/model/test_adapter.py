@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from paligemma_vqa.model.adapter import *
 from paligemma_vqa.model.base import *
+from paligemma_vqa.model.merged import merge_adapter
 from paligemma_vqa.schema import EventSchema, VQAError
 from random_base import make_base
 
