@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Data', 'Adapter', 'Model', 'BatchSize', 'Seed', 'Json', 'Device', 'Dtype', 'Quantization', 'Compile', 'OUTPUTS',
-           'only_results', 'say', 'plain', 'say_json', 'existing_folder', 'check_output', 'checked', 'predictor_of']
+           'only_results', 'say', 'plain', 'say_json', 'existing_folder', 'checked', 'predictor_of']
 
 # %% ../../nbs/9_command/03_terminal.ipynb #49dbaf02
-import json, math, os, sys
+import json, math, sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
@@ -16,6 +16,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..files import check_place
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/03_terminal.ipynb #f92c8c7d
@@ -83,22 +84,7 @@ def existing_folder(path:Path, what:str='folder') -> Path:
     return path
 
 # %% ../../nbs/9_command/03_terminal.ipynb #4dfa8180
-OUTPUTS = ('output', 'save_dir', 'clips_dir')   # Options that name the folder where results go
-
-def check_output(
-    folder:Path,    # Made later, when there is something to write
-) -> Path:
-    "`folder`, if results can be written there; else `VQAError`"
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not existing.is_dir():
-        raise VQAError('is not a folder, so nothing can be written into it', existing, remedy='Choose another folder.')
-    if not os.access(existing, os.W_OK | os.X_OK) or os.statvfs(existing).f_flag & os.ST_RDONLY:
-        raise VQAError('nothing can be written here', existing,
-                       remedy='Choose another folder, or change its permissions.')
-    longest = max(len(os.fsencode(part)) for part in folder.parts or ('',))
-    if longest > os.pathconf(existing, 'PC_NAME_MAX'):
-        raise VQAError('the name is too long', f'{str(folder)[:60]}…', remedy='Choose a shorter one.')
-    return folder
+OUTPUTS = ('output', 'save_dir', 'clips_dir', 'to_label')   # Options that name the folder where results go
 
 # %% ../../nbs/9_command/03_terminal.ipynb #4c159541
 def _check_path(path:Path) -> None:
@@ -121,8 +107,9 @@ def checked(command:Callable) -> Callable:
                 if isinstance(one, Path): _check_path(one)
                 if isinstance(one, str) and any('\ud800' <= mark <= '\udfff' for mark in one):
                     raise VQAError(f'{option} holds half a character', remedy='Type it again.')
-            if name in OUTPUTS and value is not None: check_output(value)
-        return command(**options)
+            if name in OUTPUTS and value is not None: check_place(value)
+        try: return command(**options)
+        except KeyboardInterrupt: raise VQAError('stopped; what was finished is kept', exit_code=130) from None
     return run
 
 # %% ../../nbs/9_command/03_terminal.ipynb #b8e4c159

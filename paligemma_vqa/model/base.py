@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PaliGemmaForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from .device import choose_device, choose_dtype
 from .pixels import processor_image_size
 from .weights import check_finite
 from ..schema import VQAError
@@ -130,8 +131,7 @@ def load_base(
     "(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model"
     if quantization not in (None, 'nf4'):
         raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
-    folder = base_folder(name)
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device, dtype, folder = choose_device(device), choose_dtype(dtype), base_folder(name)
     config = _read_config(folder)
     text = config.text_config
     if soft_capping and getattr(text, 'attn_logit_softcapping', None) is None:
@@ -144,7 +144,7 @@ def load_base(
     try:
         with _quietly():
             model, report = PaliGemmaForConditionalGeneration.from_pretrained(
-                folder, config=config, dtype=dtype or 'auto', attn_implementation=implementation, use_safetensors=True,
+                folder, config=config, dtype=dtype, attn_implementation=implementation, use_safetensors=True,
                 local_files_only=True, output_loading_info=True, **options)
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

@@ -31,7 +31,8 @@ from ..model.base import load_base
 from ..model.continued import adapter_settings, continue_adapter
 from ..model.info import AdapterInfo, describe_base, versions
 from ..model.task import TaskSurvey, survey_task
-from ..model.weights import check_place, saving
+from ..files import check_place
+from ..model.weights import saving
 from .progress import LiveProgress, StopOnSignal, draw_history, tell
 from .runs import CONFIG_FILE, FINISHED, Run, go_on_with, open_run, same_data, write_facts
 from .trainer import CarryLoss, KeepBest, RepeatableAugmentation, Score, VQATrainer
