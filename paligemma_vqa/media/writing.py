@@ -50,6 +50,7 @@ class VideoWriter:
         quality:int=23,         # x264's constant rate factor: 18 looks like the original, 28 is small
         preset:str='veryfast',  # x264's: how much time to spend on making it small
         is_repeatable:bool=False,   # The same frames make the same bytes; the file is a little larger
+        bits_per_s:int|None=None,   # At most so many, over two seconds; None: as many as it takes
     ):
         self.path, self.fps, self._last = Path(path), fps, None
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,7 @@ class VideoWriter:
         self._container = av.open(str(self._partial), 'w', options=dict(movflags='faststart'))
         # no B-frames: packets leave in order of time, so the last one ends the video
         options = dict(crf=str(quality), preset=preset, bf='0') | ({'x264-params': 'mbtree=0'} if is_repeatable else {})
+        if bits_per_s: options |= dict(maxrate=str(bits_per_s), bufsize=str(2 * bits_per_s))
         self._stream = self._container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001),
                                                   options=options)
         self._stream.pix_fmt, self._stream.codec_context.time_base = 'yuv420p', Fraction(1, TICKS)

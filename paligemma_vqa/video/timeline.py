@@ -20,54 +20,57 @@ from ..display import clock, font_families, ink, phase_color
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 def round_ticks(
-    duration_s:float,
+    end_s:float,
     most:float=9.0,      # How many there is room for
+    start_s:float=0.0,   # Where the picture begins
 ) -> np.ndarray:         # Seconds
     "Times at which a clock is round: whole seconds, minutes, quarters of an hour"
-    step_s = next((step_s for step_s in _STEPS_S if duration_s / step_s <= most), _STEPS_S[-1])
-    return np.arange(0, duration_s + step_s * 1e-6, step_s)
+    step_s = next((step_s for step_s in _STEPS_S if (end_s - start_s) / step_s <= most), _STEPS_S[-1])
+    return step_s * np.arange(np.ceil(start_s / step_s - 1e-6), np.floor(end_s / step_s + 1e-6) + 1)
 
-# %% ../../nbs/6_watch/02_timeline.ipynb #2cd7d60a
+# %% ../../nbs/6_watch/02_timeline.ipynb #b8dec770
+def _draw_segment(axis, segment:Segment, schema:EventSchema, bottom:float, height:float, points_a_second:float) -> None:
+    "A bar, with its phase in it where there is room"
+    color, length_s = phase_color(schema, segment.event, segment.phase), segment.end_s - segment.start_s
+    axis.broken_barh([(segment.start_s, length_s)], (bottom, height), facecolor=color, edgecolor='white', linewidth=0.6)
+    if length_s * points_a_second > 7 + 5 * len(segment.phase):
+        axis.text(segment.start_s + length_s / 2, bottom + height / 2, segment.phase, ha='center', va='center_baseline',
+                  fontsize=7, color=ink(color), clip_on=True)
+
+def _draw_axis(axis, schema:EventSchema, start_s:float, end_s:float, width_in:float) -> None:
+    axis.set(xlim=(start_s, end_s), ylim=(0, len(schema.events)), yticks=[i + 0.5 for i in range(len(schema.events))],
+             yticklabels=schema.events[::-1])
+    axis.xaxis.set_major_locator(FixedLocator(round_ticks(end_s, width_in * 0.9, start_s)))
+    axis.xaxis.set_major_formatter(lambda value, _: clock(value) if end_s - start_s >= 20 else f'{value:g} s')
+    axis.tick_params(labelsize=8, length=2)
+    for side in ('top', 'right', 'left'): axis.spines[side].set_visible(False)
+
+# %% ../../nbs/6_watch/02_timeline.ipynb #48bb8d00
 def draw_timeline(
     segments:Sequence[Segment],             # What was found
     schema:EventSchema,
-    duration_s:float|None=None,             # Width of the picture in seconds; None: to the last end
+    duration_s:float|None=None,             # When the picture ends, in seconds; None: with the last segment
     truth:Sequence[Segment]|None=None,      # What was there
     losses:Sequence=(),                     # Stretches with `start_s` and `end_s` that could not be read, hatched
     title:str='',
     width_in:float=10,
+    start_s:float=0.0,                      # When the picture begins: a recording may show nothing at first
 ) -> Figure:
     "A row per event; above the middle of it the truth, below the prediction"
-    last = max([segment.end_s for segment in (*segments, *(truth or ()))], default=1.0)
-    duration_s = duration_s or last
+    end_s = duration_s or max([segment.end_s for segment in (*segments, *(truth or ()))], default=start_s + 1.0)
+    halves = [(segments, 0.06, 0.88)] if truth is None else [(truth, 0.5, 0.42), (segments, 0.06, 0.42)]
     with plt.rc_context({'font.family': font_families(*schema.events, *schema.phases, title)}):
         figure, axis = plt.subplots(figsize=(width_in, 0.7 + 0.42 * len(schema.events)), dpi=80, layout='constrained')
-        halves = [(segments, 0.06, 0.88)] if truth is None else [(truth, 0.5, 0.42), (segments, 0.06, 0.42)]
-        for row, event in enumerate(schema.events):
-            for items, bottom, height in halves:
-                for segment in items:
-                    if segment.event != event: continue
-                    color = phase_color(schema, event, segment.phase)
-                    length = segment.end_s - segment.start_s
-                    axis.broken_barh([(segment.start_s, length)], (len(schema.events) - 1 - row + bottom, height),
-                                     facecolor=color,
-                                     edgecolor='white', linewidth=0.6)
-                    if length / duration_s * width_in * 72 > 7 + 5 * len(segment.phase):
-                        axis.text(segment.start_s + length / 2, len(schema.events) - 1 - row + bottom + height / 2,
-                                  segment.phase,
-                                  ha='center', va='center_baseline', fontsize=7, color=ink(color), clip_on=True)
+        for row, event in enumerate(schema.events[::-1]):
             axis.axhline(row, color='#dddddd', linewidth=0.6, zorder=0)
+            for items, bottom, height in halves:
+                for segment in (one for one in items if one.event == event):
+                    _draw_segment(axis, segment, schema, row + bottom, height, width_in * 72 / max(end_s - start_s, 1e-3))
         for loss in losses:
             axis.axvspan(loss.start_s, loss.end_s, facecolor='none', edgecolor='#999999', hatch='////', linewidth=0)
-        axis.set(xlim=(0, duration_s), ylim=(0, len(schema.events)),
-                 yticks=[i + 0.5 for i in range(len(schema.events))],
-                 yticklabels=schema.events[::-1])
-        axis.xaxis.set_major_locator(FixedLocator(round_ticks(duration_s, width_in * 0.9)))
-        axis.xaxis.set_major_formatter(lambda value, _: clock(value) if duration_s >= 20 else f'{value:g} s')
-        axis.tick_params(labelsize=8, length=2)
-        note = '' if truth is None else 'upper half: truth, lower half: found'
+        _draw_axis(axis, schema, start_s, max(end_s, start_s + 1e-3), width_in)
         axis.set_title(title, fontsize=9, loc='left')
-        axis.set_title(note, fontsize=7, loc='right', color='#666666')
-        for side in ('top', 'right', 'left'): axis.spines[side].set_visible(False)
+        axis.set_title('' if truth is None else 'upper half: truth, lower half: found', fontsize=7, loc='right',
+                       color='#666666')
     plt.close(figure)   # otherwise a notebook shows it twice
     return figure
