@@ -70,7 +70,8 @@ def video(
                                                        show_default=False)] = None,
     method: Annotated[Optional[str], typer.Option('--method',
                                                   help='Smoothing of a file: hmm, median, hysteresis or raw. Default: '
-                                                       'hmm.', show_default=False)] = None,
+                                                       'as evaluate measured it for the adapter, else hmm.',
+                                                  show_default=False)] = None,
     min_confidence: Annotated[Optional[float],
                               typer.Option('--min-confidence', min=0, max=1,
                                            help='Segments less sure than this are marked as doubtful. Default: 0.5.',
@@ -97,19 +98,23 @@ def video(
                     dict(alert=alert, on_alert=on_alert, latency_budget=latency_budget, lag=lag))
     if budget is not None and to_label is None:
         raise VQAError('--budget says how many frames --to-label takes', remedy='Add --to-label DIR.')
-    predictor = predictor_of(lora_path, model, device, dtype, quantization=quantization, compile=compile)
+    predictor = predictor_of(lora_path, model, device, dtype, _schema_near(fit_to, to_label),
+                             quantization=quantization, compile=compile)
     dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
+    from paligemma_vqa.video.belief import smoothing_of
+    how = smoothing_of(predictor, method, dynamics)   # what is kept with the adapter is read before work begins
     if source is not None:
         return _live(predictor, source, fps, latency_budget or 500, alert or (), output, json_, on_alert, rules,
                      batch_size=batch_size,
                      dynamics=dynamics, lag_s=0.5 if lag is None else lag)
+    print(f'Smoothing: {how}', file=sys.stderr)
     from paligemma_vqa.video.results import write_results
     from paligemma_vqa.video.review import Doubt
     from paligemma_vqa.video.rules import read_rules
     sentences = read_rules(rules, predictor.schema) if rules else ()
     marks = dict(rules=sentences, doubt=Doubt(0.5 if min_confidence is None else min_confidence, min_duration or 0.0))
     budget = budget or 50
-    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method or 'hmm',
+    options = dict(dynamics=dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method,
                    annotated=annotated is not False)
     if video_path.is_dir() and not _pictures_in(video_path):
         if truth: raise VQAError('--truth is about one video', video_path, remedy='Give the path of that video.')
@@ -124,7 +129,7 @@ def video(
     asked = dict(asked=list(map(str, queue_uncertain([result], [video_path], to_label, budget)))) if to_label else {}
     if json_:
         say_json(dict(video=str(video_path), output=str(output), segments=segments,
-                      losses=list(map(str, result.losses)), timing=dict(result.timing),
+                      losses=list(map(str, result.losses)), timing=dict(result.timing), smoothing=result.smoothing,
                               metrics=result.metrics, violations=[asdict(violation) for violation in broken]) | asked)
     else:
         for s in result.segments:
@@ -160,6 +165,11 @@ def _dynamics(schema, data):
     splits = read_splits(data)
     return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None
                                          or splits.side(record) == 'train'])
+
+def _schema_near(*folders):
+    "The schema of the first of these data sets that has one, for a base that was not trained on any; None without one"
+    from paligemma_vqa.dataset.records import load_schema
+    return next((load_schema(folder) for folder in folders if folder and (folder/'schema.json').exists()), None)
 
 # %% ../../nbs/9_command/11_video.ipynb #d66eda74
 def _many(predictor, folder, output, fps, to_label, budget, json_, options, marks):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from .metrics import over_videos
+from .resampling import RESAMPLES, mean_interval
 from ..schema import Segment
 
 # %% ../../nbs/5_evaluate/02_segments.ipynb #4f4be068
@@ -117,7 +118,7 @@ def segment_metrics(
 def segment_metrics_by_video(
     true:Sequence[Segment],        # With `video`
     predicted:Sequence[Segment],
-    resamples:int=1000, seed:int=0,
+    resamples:int=RESAMPLES, seed:int=0,
 ) -> dict:
     "`per_video`, and `mean_over_videos` of F1 and edit score with standard deviation and 95 % interval of the mean"
     videos = sorted({str(segment.video) for segment in (*true, *predicted)})
@@ -126,8 +127,5 @@ def segment_metrics_by_video(
     names = [name for name in next(iter(per_video.values()), {}) if name.startswith('f1@')] + ['edit']
     def spread(name):
         values = np.array([metrics[name] for metrics in per_video.values() if metrics[name] is not None])
-        found = over_videos(values)
-        if len(values) < 2: return found | dict(low=None, high=None)
-        means = np.random.default_rng(seed).choice(values, (resamples, len(values))).mean(1)
-        return found | dict(zip(('low', 'high'), np.percentile(means, [2.5, 97.5]).round(6).tolist()))
+        return over_videos(values) | dict(zip(('low', 'high'), mean_interval(values, resamples=resamples, seed=seed)))
     return dict(per_video=per_video, mean_over_videos={name: spread(name) for name in names} if per_video else {})

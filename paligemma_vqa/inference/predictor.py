@@ -23,7 +23,7 @@ from .greedy import decode
 from .compiled import FixedPasses, warm_up
 from .kept import answers_key, fresh_results, result_line, source_mark
 from ..model.adapter import load_adapter
-from ..model.info import AdapterInfo
+from ..model.info import AdapterInfo, adapter_folder
 from ..model.base import load_base
 from ..model.device import best_device
 from ..model.task import Task
@@ -207,6 +207,7 @@ class Predictor:
         compile:bool=False,
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
+        self.folder = None             # Of the adapter, when it was loaded from one
         self.task = Task(schema, question or '', answer_format or '', info.prompt_prefix if info else ANSWER_PREFIX)
         self.question, self.answer_format = self.task.question, self.task.answer_format
         self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
@@ -221,16 +222,20 @@ class Predictor:
         "From what training wrote, or a merged model, on the base that it names; LoRA is merged into the weights"
         model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(),
                                               quantization=quantization)
-        return cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
+        predictor = cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
+        predictor.folder = adapter_folder(folder)
+        return predictor
 
     @classmethod
-    def from_base(cls, name:str|Path, schema:EventSchema|None=None, device:str|None=None,
+    def from_base(cls, name:str|Path, schema:EventSchema|Task|None=None, device:str|None=None,
                   dtype:torch.dtype|str|None=None,
                   quantization:str|None=None, compile:bool=False) -> 'Predictor':
-        "From a base model that was not trained on `schema`: well-formed answers, not yet good ones"
+        """From a base model that was not trained on `schema`: well-formed answers, not yet good ones. A `Task` instead
+        of a schema also says what to ask and how to answer"""
         quantization = None if quantization == 'none' else quantization
         model, processor = load_base(name, dtype=dtype, device=device or best_device(), quantization=quantization)
-        return cls(model, processor, schema or EventSchema(), compile=compile)
+        task = schema if isinstance(schema, Task) else Task(schema or EventSchema())
+        return cls(model, processor, task.schema, task.question, task.answer_format, compile=compile)
 
     def _tokens(self, question): return _prompt_tokens(self.processor, self.image_size, question)
 

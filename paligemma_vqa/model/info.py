@@ -39,6 +39,7 @@ class AdapterInfo:
     dataset_fingerprint:str=''
     metrics:dict=field(default_factory=dict)
     told:list[str]=field(default_factory=list)   # What it goes on from, a sentence each, for the card
+    smoothing:dict=field(default_factory=dict)   # How its videos are best smoothed, once `evaluate` measured it
     versions:dict=field(default_factory=versions)
     created_at:str=field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec='seconds'))
 

@@ -22,10 +22,11 @@ from ..files import write_atomically
 from ..media.ahead import ahead
 from ..media.reading import Clock, Loss, video_info
 from ..schema import EventSchema, Segment, VQAError
+from .belief import Choice, smoothing_of
 from .exports import read_segments, write_segments
 from .looking import ChangeDetector, Found, Journal, Settings, look_on
 from .overlay import annotate_video
-from .smoothing import Dynamics, smooth, to_segments
+from .smoothing import Dynamics, to_segments
 from .timeline import draw_timeline
 
 _all_ = ['ahead', 'ChangeDetector', 'Settings']   # they lived here once
@@ -48,6 +49,7 @@ class VideoResult:
     metrics: Mapping[str, Mapping]|None = None   # `raw` and `smoothed`, when the truth is known
     # From when to when pictures are shown; tables, timeline and annotated video end with it
     clock: Clock|None = None
+    smoothing: Mapping[str, str]|None = None     # `method`, `name` and `reason`
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #ecefa832
 _keys = WeakKeyDictionary()   # of predictors; the weights of a large model take seconds to sum up
@@ -59,12 +61,12 @@ def _answers_key(predictor) -> str:
     if predictor not in _keys: _keys[predictor] = answers_key(predictor)
     return _keys[predictor]
 
-def made_from(predictor, path:str|Path, dynamics:Dynamics, settings:Settings) -> dict:
+def made_from(predictor, path:str|Path, choice:Choice, settings:Settings) -> dict:
     "What results depend on: when it is the same, so are they"
-    source = Path(path).stat()
-    how = [getattr(dynamics, f.name) for f in fields(dynamics)]
-    return dict(schema=predictor.schema.fingerprint, model=_answers_key(predictor), settings=asdict(settings),
-                bytes=source.st_size,
+    source, dynamics = Path(path).stat(), choice.dynamics
+    how = [choice.method, *(getattr(dynamics, f.name) for f in (fields(dynamics) if dynamics else ()))]
+    return dict(schema=predictor.schema.fingerprint, model=_answers_key(predictor),
+                settings=asdict(settings) | dict(method=choice.method), bytes=source.st_size,
                 modified=source.st_mtime_ns, dynamics=_mark(*(value.tolist() if isinstance(value, np.ndarray) else value
                                                               for value in how)))
 
@@ -106,19 +108,20 @@ def _write(result:VideoResult, path, truth, settings:Settings) -> None:
         annotate_video(path, folder / 'annotated.mp4', result.segments, result.schema, truth,
                        max_height=settings.annotated_height, **settings.reading())
 
-def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth, dynamics,
+def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth, choice:Choice,
               settings:Settings) -> VideoResult:
     "Segments, and how good they are where the truth is known"
     schema, times_s, probabilities = predictor.schema, np.array(found.times_s), np.stack(found.answers)
-    def segments_by(method):
-        codes = smooth(probabilities, times_s, method, dynamics)
+    def segments_by(choice):
+        codes = choice(probabilities, times_s)
         return codes, to_segments(codes, times_s, schema, clock.duration_s, probabilities, name)
-    codes, segments = segments_by(settings.method)
-    metrics = truth and dict(raw=segment_metrics(truth, segments_by('raw')[1]),
+    codes, segments = segments_by(choice)
+    metrics = truth and dict(raw=segment_metrics(truth, segments_by(Choice('raw', None, 'frame by frame'))[1]),
                              smoothed=segment_metrics(truth, segments))
     return VideoResult(name, folder, schema, settings.fps, np.array(found.indices), times_s, probabilities, codes,
                        segments, found.losses, {},
-                       metrics if truth is not None else None, clock)
+                       metrics if truth is not None else None, clock,
+                       dict(method=choice.method, name=choice.name, reason=choice.reason))
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #02764924
 def analyze_video(
@@ -128,7 +131,7 @@ def analyze_video(
     output_dir:str|Path,                        # Gets the results; report.json is written last
     fps:float=5.0,                              # Frames looked at per second
     truth:Sequence[Segment]|str|Path|None=None, # What is really there: segments, or their .json or .csv
-    dynamics:Dynamics|None=None,                # How events behave; `Dynamics.by_hand` when None
+    dynamics:Dynamics|None=None,                # How events behave; None: as measured for the adapter
     on_frame=None,                              # Called with each frame's time in seconds, to show progress
     name:str|None=None,                         # What tables call the video; None: its file's name without the suffix
     **settings,                                 # Further fields of `Settings`
@@ -138,12 +141,12 @@ def analyze_video(
     settings, schema, folder, began = Settings(fps=fps,
                                                **settings), predictor.schema, Path(output_dir), time.perf_counter()
     truth = read_segments(truth, schema) if isinstance(truth, (str, Path)) else truth
-    dynamics, name = dynamics or Dynamics.by_hand(schema), name or Path(path).stem
+    choice, name = smoothing_of(predictor, settings.method, dynamics), name or Path(path).stem
     info = None if Path(path).is_dir() else video_info(path, settings.track)
     truth = truth if truth is None else [replace(segment, video=name) for segment in truth]
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    made, clock = made_from(predictor, path, dynamics, settings), dict(model_s=0.0, answered=0)
+    made, clock = made_from(predictor, path, choice, settings), dict(model_s=0.0, answered=0)
     with Journal(folder / '.answers.jsonl', _asked_of(made)) as journal:
         kept = len(journal.found.times_s)
         found = look_on(predictor, path, settings, clock, journal, on_frame)
@@ -151,7 +154,7 @@ def analyze_video(
             raise VQAError('no picture could be read', path,
                            remedy='; '.join(map(str, found.losses)) or 'Check the video.')
         looked_s = time.perf_counter() - began
-        result = _conclude(predictor, name, folder, found, _clock(info, found, settings), truth, dynamics, settings)
+        result = _conclude(predictor, name, folder, found, _clock(info, found, settings), truth, choice, settings)
         write_atomically(folder / 'frames.jsonl', _frame_lines(found, schema))
         _write(result, path, truth, settings)
         seconds = time.perf_counter() - began
@@ -161,7 +164,8 @@ def analyze_video(
                       finishing_s=seconds - looked_s)
         report = dict(video=str(path), name=name, info=info and asdict(info), clock=asdict(result.clock),
                       made_from=made, segments=len(result.segments),
-                      losses=[asdict(loss) for loss in found.losses], timing=timing, metrics=result.metrics)
+                      losses=[asdict(loss) for loss in found.losses], timing=timing, metrics=result.metrics,
+                      smoothing=result.smoothing)
         write_atomically(folder / 'report.json',
                          [json.dumps(report, ensure_ascii=False, indent=1, default=float).encode()])
         journal.remove()
@@ -189,7 +193,7 @@ def load_result(
                        report['made_from']['settings']['fps'], np.array([frame['index'] for frame in frames]), times_s,
                        np.array([frame['probabilities'] for frame in frames], dtype=np.float32), codes, segments,
                        [Loss(**loss) for loss in report['losses']], report['timing'], report['metrics'],
-                       Clock(**report['clock']) if 'clock' in report else None)
+                       Clock(**report['clock']) if 'clock' in report else None, report.get('smoothing'))
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #0de47395
 def doubt(result:VideoResult) -> np.ndarray:

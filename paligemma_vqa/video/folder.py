@@ -14,6 +14,7 @@ from pathlib import Path
 from ..files import write_atomically
 from ..media.folders import look_into
 from ..schema import EventSchema, VQAError
+from .belief import smoothing_of
 from .smoothing import Dynamics
 from .exports import read_segments, to_csv
 from .analyze import Settings, analyze_video, load_result, made_from, queue_uncertain
@@ -54,9 +55,9 @@ def analyze_one(
 ) -> Outcome:
     "Analyse one video of a folder, unless that is done; a failure is an outcome too"
     path, output, began = Path(folder) / video, Path(output_dir) / name, time.perf_counter()
-    dynamics = dynamics or Dynamics.by_hand(predictor.schema)
     try:
-        if _is_finished(output, made_from(predictor, path, dynamics, Settings(**settings))):
+        choice = smoothing_of(predictor, settings.get('method'), dynamics)
+        if _is_finished(output, made_from(predictor, path, choice, Settings(**settings))):
             report = json.loads((output / 'report.json').read_text(encoding='utf-8'))
             return Outcome(video, name, 'kept', report['segments'], len(report['losses']))
         (output / 'error.txt').unlink(missing_ok=True)

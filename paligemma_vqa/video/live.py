@@ -20,6 +20,7 @@ from .alerts import Alert, Delivery, EventWatch, FeedWatch, close_all, now, prin
 from .receive import Mailbox, Outage, Receiver, Waiting, choose  # noqa: F401, they were here before
 from .rules import Rule, RuleWatch
 from .session import Session
+from .belief import smoothing_of
 from .smoothing import Dynamics, FixedLag, Smoothed
 
 # %% ../../nbs/6_watch/07_live.ipynb #5bb4d309
@@ -195,7 +196,7 @@ def live(
     on_alert:Sequence[str|Callable]|str|Callable[[Alert], None]=print_alert,
     # Called with time_s, the prediction and its latency in ms
     on_answer:Callable[[float, object, float], None]|None=None,
-    dynamics:Dynamics|None=None,                   # How events behave; `Dynamics.by_hand` when None
+    dynamics:Dynamics|None=None,                   # How events behave; None: as measured for the adapter
     lag_s:float=0.5,                               # How long smoothing waits before it decides
     # More than 1: take several frames at once when they have piled up, for a GPU
     batch_size:int=1,
@@ -213,7 +214,7 @@ def live(
         raise VQAError(f'the latency budget is {latency_budget_ms} ms', remedy='Give milliseconds above 0.')
     if not lag_s >= 0: raise VQAError(f'the lag is {lag_s} s', remedy='Give seconds, 0 or more.')
     stop, ended = stop or threading.Event(), ''
-    options = Options(alerts, on_alert, rules, dynamics, lag_s)
+    options = Options(alerts, on_alert, rules, smoothing_of(predictor, 'hmm', dynamics).dynamics, lag_s)
     EventWatch(predictor.schema, alerts)   # a wrong name is found before anything is opened
     receiver = Receiver(source, Mailbox(), fps, give_up_s, timeout_s)
     started_at = now()

@@ -38,7 +38,7 @@ class ChangeDetector:
 class Settings:
     "How a video is looked at"
     fps: float = 5.0                    # Frames looked at per second
-    method: str = 'hmm'                 # Smoothing: hmm, median, hysteresis or raw
+    method: str|None = None             # Smoothing: hmm, median, hysteresis or raw; None: as measured for the adapter
     # 1: each frame's answer is drafted from the one before; more: several at once, for a GPU
     batch_size: int = 1
     skip_unchanged: float|None = None   # Gray levels by which a frame must differ to be answered anew; None: answer all

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..display import timecode
+from ..evaluation.resampling import mean_interval
 from ..files import to_table, write_atomically
 from ..schema import EventSchema, Segment
 
@@ -113,11 +114,8 @@ def interval(
     seed:int=0,
 ) -> tuple[float|None, float|None]:
     "Between which values the mean over videos is likely to be; `(None, None)` for fewer than two"
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2: return None, None
-    means = values[np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))].mean(1)
-    low, high = np.quantile(means, [(1 - share) / 2, (1 + share) / 2])
-    return round(float(low), 3), round(float(high), 3)
+    low, high = mean_interval(values, share, draws, seed)
+    return low and round(low, 3), high and round(high, 3)
 
 def over_videos(
     budgets:Mapping[str, Sequence[dict]],   # Per video, as `time_budget` gives it
