@@ -45,6 +45,7 @@ def test_commands_exist(path):
         TrainingConfig().with_options([value for option, value in zip(words, words[1:]) if option == '--set'])
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run([sys.executable, str(ROOT / 'docs/build.py'), str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -283,7 +283,7 @@ def losses(model, collate, rows, folder, **options):
     return [entry['loss'] for entry in trainer.state.log_history if 'loss' in entry], model
 
 
-@pytest.mark.parametrize('precision', ('float32', 'autocast'))
+@pytest.mark.parametrize('precision', ('float32', pytest.param('autocast', marks=pytest.mark.slow)))
 def test_losses_are_equal_with_cached_features(base, processor, rows, tmp_path, precision):
     options = dict(bf16=True) if precision == 'autocast' else {}
     model = adapted(base)

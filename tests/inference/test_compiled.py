@@ -93,7 +93,7 @@ def test_probabilities_equal_brute_force(model, automaton, slots):
         assert np.log(one.valid_mass) == pytest.approx(np.logaddexp.reduce(likely), abs=1e-3)
 
 
-@pytest.mark.parametrize('attention,size,text', [('flex_attention', 168, {}), ('sdpa', 28, dict(soft_capping=None)), ('eager', 28, dict(sliding_window=20))])
+@pytest.mark.parametrize('attention,size,text', [pytest.param('flex_attention', 168, {}, marks=pytest.mark.slow), ('sdpa', 28, dict(soft_capping=None)), ('eager', 28, dict(sliding_window=20))])
 def test_other_attentions_and_windows(automaton, attention, size, text):
     "Flex attention on a static cache is wrong in silence when its mask follows the cache's counter; ours holds none"
     torch._dynamo.reset()    # torch 2.13 cannot compile flex attention on a CPU for shapes that vary, so other tests' shapes must be forgotten
@@ -122,6 +122,7 @@ def test_an_older_session_and_a_batch_too_large_say_so(model, automaton):
     with pytest.raises(VQAError, match='3 pictures for passes over 2'): TreeSession(None, automaton, inputs, passes)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_on_this_processor(automaton):
     model = random_model(len(automaton.tokenizer), num_hidden_layers=2)
@@ -149,6 +150,7 @@ def test_compiled_on_a_gpu(automaton, attention):
         for _ in range(3): assert in_batches(passes, automaton, inputs)[0] == expected
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_one_clear_sentence(model, automaton):
     torch._dynamo.reset()
     with torch._inductor.config.patch({'cpp.cxx': (None, '/nonexistent/g++')}), torch._inductor.utils.fresh_cache():

@@ -297,16 +297,17 @@ def test_four_bits_on_a_cpu(adapter, pictures):
 @pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='there is no C++ compiler')
 @pytest.mark.slow
 def test_compiled(adapter, pictures, folder, tmp_path):
-    expected = Predictor.from_adapter(adapter, device='cpu').predict(pictures)
+    expected = Predictor.from_adapter(adapter, device='cpu').predict(pictures, budget=None)
     compiled = Predictor.from_adapter(adapter, device='cpu', compile=True)
-    same(compiled.predict(pictures, batch_size=4), expected)            # the last batch is not full
-    same(list(compiled.predict_folder(folder, tmp_path / 'results.jsonl', batch_size=4)), expected)
-    same(compiled.predict(iter(pictures), batch_size=4, valid_mass=True), expected)
+    same(compiled.predict(pictures, batch_size=4, budget=None), expected)            # the last batch is not full
+    same(list(compiled.predict_folder(folder, tmp_path / 'results.jsonl', batch_size=4, budget=None)), expected)
+    same(compiled.predict(iter(pictures), batch_size=4, valid_mass=True, budget=None), expected)
     with ThreadPoolExecutor(3) as threads:                               # as when the labeling tool asks ahead
-        for found in threads.map(lambda _: compiled.predict(pictures, batch_size=4), range(3)): same(found, expected)
+        for found in threads.map(lambda _: compiled.predict(pictures, batch_size=4, budget=None), range(3)): same(found, expected)
     assert list(compiled._fixed) == [4], 'one set of compiled passes per batch size'
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_says_so_each_time(base, pictures):
     predictor = Predictor.from_base(base, SCHEMA, device='cpu', compile=True)
     torch._dynamo.reset()

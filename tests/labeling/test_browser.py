@@ -188,6 +188,7 @@ def test_an_afternoon(workplace):
     assert not errors, errors
 
 
+@pytest.mark.slow
 def test_a_burst_of_keys_stays_in_order(workplace):
     "Sixty keys as fast as the browser takes them: every one arrives, on the frame that was on screen"
     folder, page, errors, address = workplace
@@ -205,6 +206,7 @@ def test_a_burst_of_keys_stays_in_order(workplace):
     assert set_ == [(f'images/w_{i:06d}.jpg', 'ABCDE'[i % 5], str(i % 4 + 1)) for i in range(20)]
 
 
+@pytest.mark.slow
 def test_a_second_notebook_is_told(workplace):
     folder, page, errors, address = workplace
     write_notebook(folder/'second.ipynb', SETUP, SHOW)
@@ -219,6 +221,7 @@ def test_a_second_notebook_is_told(workplace):
     assert entries(folder) == before
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_turns_red_and_loses_nothing(workplace):
     "Kill −9 of the kernel: what was acknowledged is on the disk, later keys are visibly not saved, and the cell run again goes on"
     folder, page, errors, address = workplace

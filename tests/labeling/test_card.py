@@ -65,6 +65,7 @@ def test_datasets_loads_the_folder(folder, tmp_path):
     assert list(loaded) == ['labeled'] and [row['image'] for row in loaded['labeled']] == [r.image for r in read_records(folder)]
 
 
+@pytest.mark.slow
 def test_datasets_loads_columns_that_come_late(tmp_path):
     "Its reader guesses types from the first 10 MB; the card says them"
     records = [Record(f'images/v_{i:06d}.png', QUESTION, SCHEMA.render({}), dict(video='v') | (dict(sure=0.5, note='late') if i == 39_999 else {})) for i in range(40_000)]

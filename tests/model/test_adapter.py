@@ -273,7 +273,7 @@ def test_checkpoint_with_missing_tensors_is_an_error(base, tmp_path):
     with pytest.raises(VQAError, match='does not fit'): load_base(tmp_path / 'b')
 
 
-@pytest.mark.parametrize('offline', ['1', '0'])
+@pytest.mark.parametrize('offline', ['1', pytest.param('0', marks=pytest.mark.slow)])
 def test_absent_hub_weights_say_what_to_do_at_once(tmp_path, offline):
     code = "from paligemma_vqa.model.adapter import load_base\ntry: load_base('google/paligemma2-3b-pt-448')\nexcept Exception as e: print(type(e).__name__, e.exit_code, e)"
     env = dict(PATH='/usr/bin:/bin', HF_HOME=str(tmp_path), HF_HUB_OFFLINE=offline, HF_ENDPOINT='http://127.0.0.1:9', PYTHONPATH=':'.join(sys.path))

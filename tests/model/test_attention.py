@@ -63,7 +63,8 @@ def reference_logits(model, batch, window):
 
 
 @pytest.mark.parametrize('side', ['left', 'right'])
-@pytest.mark.parametrize('attention, soft_capping', [('eager', None), ('eager', False), ('sdpa', False), ('flex_attention', None), ('flex_attention', False)])
+@pytest.mark.parametrize('attention, soft_capping', [('eager', None), ('eager', False), ('sdpa', False),
+                                                     *(pytest.param('flex_attention', cap, marks=pytest.mark.slow) for cap in (None, False))])
 def test_masks_equal_the_loop(base, attention, soft_capping, side):
     model, processor = load_base(base, attention=attention, soft_capping=soft_capping)
     assert model.config.text_config._attn_implementation == attention and model.config.vision_config._attn_implementation == 'sdpa'
@@ -120,6 +121,7 @@ def test_wrong_attention_is_refused(attention, soft_capping, training, device):
     with pytest.raises(VQAError): choose_attention(attention, soft_capping, training, device)
 
 
+@pytest.mark.slow
 def test_flex_attention_agrees_in_bf16(base):
     flex, processor = load_base(base, attention='flex_attention', dtype=torch.bfloat16)
     batch = make_batch(processor, 'right')

@@ -107,11 +107,13 @@ def test_a_damaged_run_folder_is_one_sentence(cut, tmp_path, name, content):
     with pytest.raises(VQAError, match=name): finetune(None, run, resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_resume_before_there_is_a_run_begins_it(folder, config, whole, tmp_path):
     result = finetune(folder, tmp_path / 'run', config, resume=True, progress=False)
     assert result.status == 'finished' and same_weights(result.run_dir, whole.run_dir)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_lengthened_and_its_card_tells(whole, config, tmp_path):
     shutil.copytree(whole.run_dir, run := tmp_path / 'run')
     result = finetune(None, run, replace(config, max_steps=8), resume=True, progress=False)
@@ -170,6 +172,7 @@ def test_our_own_checkpoint_answers_as_an_adapter(folder, cut):
     assert predictor.task.schema == EventSchema() and predictor.predict([folder / read_records(folder)[0].image], bound=None)[0].answer
 
 
+@pytest.mark.slow
 def test_rare_labels_drawn_more_often_and_the_same_after_going_on(folder, config, tmp_path):
     balanced = replace(config, balance=1.)
     result = finetune(folder, tmp_path / 'a', balanced, progress=False)

@@ -131,7 +131,7 @@ def losses(base, data, tmp_path, suffix_only, **options):
     return [h['loss'] for h in trainer.state.log_history if 'loss' in h] + [trainer.evaluate()['eval_loss']]
 
 
-@pytest.mark.parametrize('batch_size, accumulation', [(6, 1), (3, 2), (2, 3)])
+@pytest.mark.parametrize('batch_size, accumulation', [(3, 2), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((6, 1), (2, 3)))])
 def test_same_run_under_the_trainer(base, data, tmp_path, batch_size, accumulation):
     options = dict(per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulation)
     found, expected = losses(base, data, tmp_path, True, **options), losses(base, data, tmp_path, False, **options)

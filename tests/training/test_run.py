@@ -66,6 +66,7 @@ def test_kept_adapter_is_the_best_one(folder, config, tmp_path):
     assert total.item() == pytest.approx(min(evaluations), rel=0.05)   # the Trainer weighs its batches a little differently
 
 
+@pytest.mark.slow
 def test_exact_is_what_greedy_decoding_writes(folder, config, tmp_path):
     result = finetune(folder, tmp_path / 'run', replace(config, learning_rate=2e-2, epochs=12, best_metric='exact', lora_dropout=0.), progress=False)
     model, processor, _ = load_adapter(result.adapter_dir)
@@ -96,12 +97,14 @@ def test_early_stopping(folder, config, tmp_path):
     assert result.status == 'stopped early' and result.metrics['events'] == 0.6 and sum('eval_loss' in h for h in result.history) == 4
 
 
+@pytest.mark.slow
 def test_no_early_stop_while_all_answers_are_wrong_but_the_loss_falls(folder, config, tmp_path):
     config = replace(config, epochs=5, early_stopping=2, best_metric='events', learning_rate=1e-3, lora_dropout=0.)
     result = finetune(folder, tmp_path / 'run', config, score=lambda *_: dict(events=0.), progress=False)
     assert result.status == 'finished' and result.metrics['loss'] == min(h['eval_loss'] for h in result.history if 'eval_loss' in h)
 
 
+@pytest.mark.slow
 def test_cached_features_train_the_same(folder, config, tmp_path):
     config = replace(config, lora_dropout=0., max_steps=6)
     plain = finetune(folder, tmp_path / 'plain', config, progress=False)
@@ -114,7 +117,8 @@ def test_one_video_is_not_enough(config, tmp_path):
         finetune(make_folder(tmp_path / 'd', videos=1, frames=1), tmp_path / 'run', config)
 
 
-@pytest.mark.parametrize('mode, options', [('lora', {}), ('qlora', {}), ('full', {}), ('lora', dict(train_projector=True)), ('lora', dict(gradient_checkpointing=True))])
+@pytest.mark.parametrize('mode, options', [('lora', {}), ('qlora', {}), *(pytest.param(mode, options, marks=pytest.mark.slow) for mode, options in (
+    ('full', {}), ('lora', dict(train_projector=True)), ('lora', dict(gradient_checkpointing=True))))])
 def test_only_what_should_train_has_changed(folder, base, config, tmp_path, mode, options):
     result = finetune(folder, tmp_path / 'run', replace(config, mode=mode, max_steps=2, **options), progress=False)
     model, before = load_adapter(result.adapter_dir, quantization='none')[0], load_base(base)[0]
@@ -163,7 +167,8 @@ def finish(process):
     return process.returncode, out, error
 
 
-@pytest.mark.parametrize('eval_steps', [2, pytest.param(None, marks=pytest.mark.slow)], ids=['steps', 'epochs'])
+@pytest.mark.slow
+@pytest.mark.parametrize('eval_steps', [2, None], ids=['steps', 'epochs'])
 def test_resume_after_kill_equals_an_uninterrupted_run(script, folder, config, tmp_path, eval_steps):
     config = replace(config, eval_steps=eval_steps, accumulation_steps=2, batch_size=2, augment=True)
     finetune(folder, tmp_path / 'whole', config, progress=False)
@@ -181,6 +186,7 @@ def test_resume_after_kill_equals_an_uninterrupted_run(script, folder, config, t
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_can_be_resumed(script, folder, config, tmp_path):
     finetune(folder, tmp_path / 'whole', config, progress=False)
     process = script('stopped', 'slow')
@@ -196,7 +202,8 @@ def test_ctrl_c_saves_and_can_be_resumed(script, folder, config, tmp_path):
     assert curve(tmp_path / 'stopped') == curve(tmp_path / 'whole')
 
 
-@pytest.mark.parametrize('mode', ['lora', pytest.param('full', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['lora', 'full'])
 def test_two_processes_train_like_one(script, folder, config, tmp_path, mode):
     config = replace(config, lora_dropout=0., mode=mode)   # dropout draws differ between processes
     finetune(folder, tmp_path / 'one', config, progress=False)

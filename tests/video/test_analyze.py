@@ -103,6 +103,7 @@ def test_ahead_keeps_order_and_bounds():
     assert len(made) < 60
 
 
+@pytest.mark.slow
 def test_folder_goes_on_after_a_kill(video, tmp_path):
     "The process is killed in the middle; the second run keeps what was finished and gives what an undisturbed one gives"
     import shutil
@@ -209,6 +210,7 @@ def test_two_ray_workers_give_what_one_process_gives(video, tmp_path):
     assert (tmp_path / 'ray/segments.csv').read_bytes() == (tmp_path / 'alone/segments.csv').read_bytes()
 
 
+@pytest.mark.slow
 def test_doubtful_frames_of_a_folder_of_videos_are_what_the_labeling_tool_opens(tmp_path):
     "The command as its user runs it, on two videos of the same name in a data set that has pictures already"
     for day in (1, 2): make_video(tmp_path / f'videos/day {day}/case.mp4', plan_scene(day, duration_s=4), 64)
