@@ -79,17 +79,21 @@ def _piecewise(schema:EventSchema, tokenizer, answer_format:str) -> dict[int, li
                [Alternative(last + (eos,), (0,) * (n - decided), None)]
     return {0: alternatives(0, heads, nothing)} | {d: alternatives(d, steps, ending) for d in range(1, n + 1)}
 
-# %% ../../nbs/4_answer/01_automaton.ipynb #7ed9e8f4
-class AnswerAutomaton:
-    "Accepts exactly the tokens of `schema.render(annotation)` for every annotation, followed by the end of sequence"
-    start, end = 0, 1   # states are small integers
+# %% ../../nbs/4_answer/01_automaton.ipynb #f750b065
+def _enumerate(schema:EventSchema, tokenizer, answer_format:str, most:int) -> dict[int, list[Alternative]]:
+    "Every answer as one alternative; `VQAError` when there are more than `most`"
+    if schema.size > most:
+        raise VQAError(f'this tokenizer joins words across events, and {schema.size:,} answers are too many to list',
+                       remedy='Use another answer format (list, json) or shorter names.')
+    annotations = list(schema.annotations())
+    tokens = _encode(tokenizer, (schema.render(a, answer_format) for a in annotations))
+    eos = tokenizer.eos_token_id
+    return {0: [Alternative(t + (eos,), schema.codes(a), None) for a, t in zip(annotations, tokens)]}
 
-    def __init__(self,
-        schema:EventSchema,
-        tokenizer,                      # A Hugging Face tokenizer
-        answer_format:str|None=None,    # One of the schema's; None for its first
-        enumerate_up_to:int=20_000,     # How many answers to list at most if the tokenizer cannot be cut into pieces
-    ):
+# %% ../../nbs/4_answer/01_automaton.ipynb #e8123ef3
+class _Spelled:
+    "A schema's answers as pieces of tokens, and what tokens say read back"
+    def __init__(self, schema:EventSchema, tokenizer, answer_format:str|None=None, enumerate_up_to:int=20_000):
         if tokenizer.eos_token_id is None:
             raise VQAError('the tokenizer has no end-of-sequence token', remedy='Set tokenizer.eos_token.')
         self.schema, self.tokenizer = schema, tokenizer
@@ -99,28 +103,69 @@ class AnswerAutomaton:
                            remedy=f"There is {', '.join(schema.answer_formats)}.")
         alternatives = _piecewise(schema, tokenizer, self.answer_format)
         self.is_enumerated = alternatives is None
-        self.alternatives = alternatives or self._enumerate(enumerate_up_to)
+        self.alternatives = alternatives or _enumerate(schema, tokenizer, self.answer_format, enumerate_up_to)
         for decided, some in self.alternatives.items():
             if len({a.tokens for a in some}) < len(some):
                 raise VQAError('the tokenizer writes two events or phases with the same tokens',
                                remedy='Rename one of them.')
         self._by_tokens = {decided: {a.tokens: a for a in some} for decided, some in self.alternatives.items()}
         self._lengths = {decided: sorted({len(tokens) for tokens in some}) for decided, some in self._by_tokens.items()}
+
+    def tokens(self, annotation:Annotation) -> tuple[int, ...]:
+        "The answer for `annotation`, end of sequence included"
+        return (_encode(self.tokenizer, [self.schema.render(annotation, self.answer_format)])[0]
+                + (self.tokenizer.eos_token_id,))
+
+    def codes(self, tokens:Iterable[int]) -> tuple[int, ...]:
+        "What an answer says: per event 0 = absent, k = the k-th phase; `VQAError` if it is not an answer"
+        tokens = tuple(tokens)
+        def read(decided, at):
+            for length in self._lengths[decided]:
+                a = self._by_tokens[decided].get(tokens[at:at + length])
+                if a is None: continue
+                if a.target is None: rest = () if at + length == len(tokens) else None
+                else: rest = read(a.target, at + length)
+                if rest is not None: return a.codes + rest
+        codes = read(0, 0)
+        if codes is None: raise VQAError(f'not an answer of this schema: {self.tokenizer.decode(tokens)!r}')
+        return codes
+
+# %% ../../nbs/4_answer/01_automaton.ipynb #99547ec1
+class _Readable(_Spelled):
+    "Beginnings of answers read, in every way there is"
+    def readings(self, tokens:Iterable[int]) -> list[tuple]:
+        """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
+        many of its tokens are there)`"""
+        tokens, found = tuple(tokens), []
+        def read(decided, at, codes):
+            for length in self._lengths[decided]:
+                a = self._by_tokens[decided].get(tokens[at:at + length])
+                if a is None or at + length > len(tokens): continue
+                if a.target is None: found.append((codes + a.codes, None, 0))
+                else: read(a.target, at + length, codes + a.codes)
+            rest = tokens[at:]
+            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest)
+                         and a.tokens[:len(rest)] == rest)
+        read(0, 0, ())
+        return found
+
+# %% ../../nbs/4_answer/01_automaton.ipynb #93691da1
+class _States(_Readable):
+    "The subset construction: a state is made when somebody asks for it"
+    start, end = 0, 1   # states are small integers
+
+    def __init__(self,
+        schema:EventSchema,
+        tokenizer,                      # A Hugging Face tokenizer
+        answer_format:str|None=None,    # One of the schema's; None for its first
+        enumerate_up_to:int=20_000,     # How many answers to list at most if the tokenizer cannot be cut into pieces
+    ):
+        super().__init__(schema, tokenizer, answer_format, enumerate_up_to)
         # every token an answer can hold
         self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})
         self._configurations, self._transitions, self._forced = [], [], {}
         self._numbers = {}
         self._state(self._open(0)); self._state(frozenset())
-
-    def _enumerate(self, most):
-        if self.schema.size > most:
-            raise VQAError(f'this tokenizer joins words across events, and {self.schema.size:,} answers are too many '
-                           f'to list',
-                           remedy='Use another answer format (list, json) or shorter names.')
-        annotations = list(self.schema.annotations())
-        tokens = _encode(self.tokenizer, (self.schema.render(a, self.answer_format) for a in annotations))
-        return {0: [Alternative(t + (self.tokenizer.eos_token_id,), self.schema.codes(a), None) for a,
-                    t in zip(annotations, tokens)]}
 
     def _open(self, decided): return frozenset((decided, i, 0) for i in range(len(self.alternatives[decided])))
 
@@ -157,6 +202,9 @@ class AnswerAutomaton:
             self._forced[state] = tuple(run), at
         return self._forced[state]
 
+# %% ../../nbs/4_answer/01_automaton.ipynb #0ccc1598
+class AnswerAutomaton(_States):
+    "Accepts exactly the tokens of `schema.render(annotation)` for every annotation, followed by the end of sequence"
     def walk(self, tokens:Iterable[int], state:int=0) -> int|None:
         "The state after `tokens`, or None when no valid answer begins with them"
         for token in tokens:
@@ -167,41 +215,6 @@ class AnswerAutomaton:
     def accepts(self, tokens:Iterable[int]) -> bool:
         "Whether `tokens` are one whole answer, end of sequence included"
         return self.walk(tokens) == self.end
-
-    def tokens(self, annotation:Annotation) -> tuple[int, ...]:
-        "The answer for `annotation`, end of sequence included"
-        return (_encode(self.tokenizer, [self.schema.render(annotation, self.answer_format)])[0]
-                + (self.tokenizer.eos_token_id,))
-
-    def readings(self, tokens:Iterable[int]) -> list[tuple]:
-        """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
-        many of its tokens are there)`"""
-        tokens, found = tuple(tokens), []
-        def read(decided, at, codes):
-            for length in self._lengths[decided]:
-                a = self._by_tokens[decided].get(tokens[at:at + length])
-                if a is None or at + length > len(tokens): continue
-                if a.target is None: found.append((codes + a.codes, None, 0))
-                else: read(a.target, at + length, codes + a.codes)
-            rest = tokens[at:]
-            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest)
-                         and a.tokens[:len(rest)] == rest)
-        read(0, 0, ())
-        return found
-
-    def codes(self, tokens:Iterable[int]) -> tuple[int, ...]:
-        "What an answer says: per event 0 = absent, k = the k-th phase; `VQAError` if it is not an answer"
-        tokens = tuple(tokens)
-        def read(decided, at):
-            for length in self._lengths[decided]:
-                a = self._by_tokens[decided].get(tokens[at:at + length])
-                if a is None: continue
-                if a.target is None: rest = () if at + length == len(tokens) else None
-                else: rest = read(a.target, at + length)
-                if rest is not None: return a.codes + rest
-        codes = read(0, 0)
-        if codes is None: raise VQAError(f'not an answer of this schema: {self.tokenizer.decode(tokens)!r}')
-        return codes
 
     def possible(self, state:int) -> list[tuple[str, str]|None]:
         "The items that may be the one being written: `(event, phase)`, or None for the end of the answer"

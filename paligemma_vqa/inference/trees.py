@@ -16,6 +16,93 @@ from transformers import DynamicCache
 from .automaton import AnswerAutomaton
 from ..schema import VQAError
 
+# %% ../../nbs/4_answer/02_trees.ipynb #60337c08
+class _Trees:
+    "A tree of tokens for each of some pictures, and which of its nodes have not run"
+    def __init__(self, automaton:AnswerAutomaton, rows:int):
+        self.automaton, self.rows = automaton, rows
+        self.intro, state = automaton.forced(automaton.start)
+        self.states = [[state] for _ in range(rows)]    # per row and node: the automaton's state
+        self.children = [{} for _ in range(rows)]       # per row: (node, token) -> node
+        # per row and node: the places of its ancestors and itself among all nodes run
+        self._seen = [[()] for _ in range(rows)]
+        self._queue = [[] for _ in range(rows)]         # per row: (node, parent, token) that the next pass will run
+        self._places = 0                                # how many nodes of a row have run, padding included
+
+    def child(self, row:int, node:int, token:int) -> int:
+        "The node for `token` below `node`; a new one is queued for the next `run`"
+        key = (node, token)
+        if key not in self.children[row]:
+            new = self.children[row][key] = len(self.states[row])
+            self.states[row].append(self.automaton.next(self.states[row][node])[token])
+            self._seen[row].append(None)                       # known when it runs
+            self._queue[row].append((new, node, token))
+        return self.children[row][key]
+
+    def follow(self, row:int, tokens:Iterable[int], node:int=0, most:int=sys.maxsize) -> int:
+        """Queue `tokens` below `node`, up to where nothing is left to decide, the automaton disagrees or `most` are
+        new; the last node"""
+        for token in tokens:
+            after = self.automaton.next(self.states[row][node]).get(token)
+            if after is None or self.automaton.forced(after)[1] == self.automaton.end: break
+            is_new = (node, token) not in self.children[row]
+            if is_new and most < 1: break
+            most -= is_new
+            node = self.child(row, node, token)
+        return node
+
+    def waiting(self, row:int) -> int:
+        "How many nodes are queued"
+        return len(self._queue[row])
+
+    @property
+    def is_waiting(self) -> bool: return any(self._queue)
+
+# %% ../../nbs/4_answer/02_trees.ipynb #57795258
+class _Queued(_Trees):
+    "The nodes that wait, as the tensors of a pass"
+    def _take(self, slots:int|None) -> tuple[list, int]:
+        "The nodes of the next pass per row, `slots` at most, and its width"
+        now = [nodes[:slots] for nodes in self._queue]
+        self._queue = [nodes[slots:] if slots is not None else [] for nodes in self._queue]
+        return now, max(map(len, now)) if slots is None else slots
+
+    def _arrange(self, now:list, width:int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        "Tokens and depths [rows, width], and which of all nodes so far each sees [rows, width, nodes]"
+        tokens, depths = torch.zeros(2, self.rows, width, dtype=torch.long)
+        seen = []                                       # (row, query, place) triples
+        for row, nodes in enumerate(now):
+            for i, (node, parent, token) in enumerate(nodes):
+                places = self._seen[row][node] = self._seen[row][parent] + (self._places + i,)
+                tokens[row, i], depths[row, i] = token, len(places)
+                seen += [(row, i, place) for place in places]
+        self._places += width
+        sees = torch.zeros(self.rows, width, self._places, dtype=torch.bool)
+        if seen: sees[tuple(torch.tensor(seen).T)] = True
+        return tokens, depths, sees
+
+# %% ../../nbs/4_answer/02_trees.ipynb #52a3efff
+def _trunk_sees(real:torch.Tensor, forced:int, width:int) -> torch.Tensor:
+    """What prompt and forced beginning see, [B, P + forced, P + forced + width]: the prompt all of itself, the
+    beginning also what comes before it; no node. `real` [B, P] is False for padding"""
+    prefix = real.shape[1]
+    trunk = prefix + forced
+    sees = torch.zeros(len(real), trunk, trunk + width, dtype=torch.bool, device=real.device)
+    sees[:, :, :prefix] = real[:, None]
+    sees[:, prefix:, prefix:trunk] = torch.ones(forced, forced, dtype=torch.bool, device=real.device).tril()
+    sees[:, range(prefix), range(prefix)] = True    # a row that sees nothing would be undefined
+    return sees
+
+def _trunk_positions(real:torch.Tensor, forced:int) -> torch.Tensor:
+    "The positions of prompt and forced beginning, [B, P + forced]: PaliGemma counts real tokens, from 1"
+    counted = real.long().cumsum(1)
+    return torch.cat([counted.clamp(min=1), counted[:, -1:] + torch.arange(1, forced + 1, device=real.device)], 1)
+
+def _nodes_see(real:torch.Tensor, forced:int, sees:torch.Tensor) -> torch.Tensor:
+    "What nodes see, [B, W, P + forced + nodes], where `sees` [B, W, nodes] is what they see of each other: all of the trunk"
+    beginning = torch.ones(len(real), forced, dtype=torch.bool, device=real.device)
+    return torch.cat([torch.cat([real, beginning], 1)[:, None].expand(-1, sees.shape[1], -1), sees], 2)
+
 # %% ../../nbs/4_answer/02_trees.ipynb #8bc6c264
 def _mask(attention, sees, dtype):
     "What may be seen, [B, queries, columns], in the form that an attention implementation wants"
@@ -34,11 +121,9 @@ def _attention(model, queries):
     try: yield config._attn_implementation
     finally: config._attn_implementation = usual
 
-# %% ../../nbs/4_answer/02_trees.ipynb #05b42cd9
-class Passes:
-    """Forward passes over a batch: the first reads picture, question, forced beginning and some nodes; each later
-    one further nodes"""
-    first_slots = slots = None    # How many nodes the first pass and a later one take; None: any number
+# %% ../../nbs/4_answer/02_trees.ipynb #6dc647f8
+class _Head:
+    "A model, and of its head the rows of the candidates"
 
     @torch.no_grad()
     def __init__(self,
@@ -51,23 +136,41 @@ class Passes:
         self._head = self.model.get_output_embeddings().weight[torch.tensor(candidates, device=self.device)].float()
         self._soft_cap = self.model.config.get_text_config().final_logit_softcapping
         self._dtype = self.model.get_input_embeddings().weight.dtype
-        # A pass over one token reads all weights, as one over many does: it costs as much as the arithmetic of so many tokens.
-        # Measured on a CPU: 17 to 77 with PaliGemma 2 3B. On a GPU starting the kernels takes longer than the arithmetic of 256.
-        self.step_tokens = 16 if self.device.type == 'cpu' else 256
-        self.batch = 0              # counts the batches begun
+
+    def _candidate_logits(self, hidden): return self._cap(hidden.float() @ self._head.T)
+
+    def _cap(self, logits): return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+
+    @torch.no_grad()
+    def log_normalizers(self, hidden:torch.Tensor) -> np.ndarray:
+        "For hidden states [N, D], the log of the sum over the *whole* vocabulary, [N]"
+        weight = self.model.get_output_embeddings().weight
+        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy()
+                               for some in hidden.split(64)])
+
+# %% ../../nbs/4_answer/02_trees.ipynb #5cc08bfd
+def _check_places(config, prefix:torch.Tensor, features:torch.Tensor|None, pixels:torch.Tensor|None) -> None:
+    "`VQAError` unless the prompts have a place for every token of the pictures"
+    places = int((prefix == config.image_token_id).sum())
+    if features is not None: given = features.shape[0] * features.shape[1]
+    else: given = pixels.shape[0] * (pixels.shape[-1] // config.vision_config.patch_size) ** 2
+    if places != given:
+        raise VQAError(f'the prompt has {places} picture tokens and the picture {given}',
+                       remedy='Prepare picture and prompt with the processor of this model.')
+
+# %% ../../nbs/4_answer/02_trees.ipynb #a77ca3d2
+class _Reading(_Head):
+    "The two kinds of passes, on the cache of one batch"
+    batch = 0    # counts the batches begun
 
     def begin(self,
         inputs:Mapping,             # As for `TreeSession`
         intro:Sequence[int],        # The forced beginning of every answer
     ) -> None:
-        "Take a batch, which the next `run` will read"
-        prefix, features, pixels = inputs['input_ids'].to(self.device), inputs.get('image_features'), inputs.get('pixel_values')
-        places = int((prefix == self.model.config.image_token_id).sum())
-        if features is not None: given = features.shape[0] * features.shape[1]
-        else: given = pixels.shape[0] * (pixels.shape[-1] // self.model.config.vision_config.patch_size) ** 2
-        if places != given:
-            raise VQAError(f'the prompt has {places} picture tokens and the picture {given}',
-                           remedy='Prepare picture and prompt with the processor of this model.')
+        "Take a batch, which the next `run` will read; `VQAError` when the prompt and the pictures do not fit each other"
+        prefix, features, pixels = (inputs['input_ids'].to(self.device), inputs.get('image_features'),
+                                    inputs.get('pixel_values'))
+        _check_places(self.model.config, prefix, features, pixels)
         beginning = torch.tensor(intro, dtype=torch.long, device=self.device).expand(len(prefix), -1)
         real = inputs.get('attention_mask')
         # [B, P]
@@ -81,43 +184,9 @@ class Passes:
         self.columns, self.batch = 0, self.batch + 1
         self._new_cache()
 
-    @torch.no_grad()
-    def run(self,
-        tokens:torch.Tensor,   # [B, W] int64
-        depths:torch.Tensor,   # [B, W] int64, how far below the trunk each is, from 1
-        # [B, W, nodes] bool: which nodes each sees, of all that were ever run and these, itself included
-        sees:torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states [B, W, D] and the candidates' logits [B, W, C]; in the first pass those of the forced
-        beginning and the root come before"""
-        tokens, depths, sees = tokens.to(self.device), depths.to(self.device), sees.to(self.device)
-        (rows, width), trunk, prefix = tokens.shape, self._trunk.shape[1], self._real.shape[1]
-        positions, is_first = self._length + depths, not self.columns
-        beginning = torch.ones(rows, trunk - prefix, dtype=torch.bool, device=self.device)
-        sees = torch.cat([torch.cat([self._real, beginning], 1)[:, None].expand(-1, width, -1), sees], 2)
-        if is_first:
-            tokens = torch.cat([self._trunk, tokens], 1)
-            before = (self._real.long().cumsum(1).clamp(min=1),
-                      self._length - trunk + prefix + torch.arange(1, trunk - prefix + 1, device=self.device))
-            positions = torch.cat([*before, positions], 1)                                   # PaliGemma counts from 1
-            above = torch.zeros(rows, trunk, trunk + width, dtype=torch.bool, device=self.device)
-            above[:, :, :prefix] = self._real[:, None]
-            above[:, prefix:, prefix:trunk] = beginning[0].expand(trunk - prefix, -1).tril()
-            above[:, range(prefix), range(prefix)] = True        # a row that sees nothing would be undefined
-            sees = torch.cat([above, sees], 1)
-        hidden, logits = self._pass(tokens, positions, sees, is_first)
-        self.columns += tokens.shape[1]
-        return hidden, logits
-
     def _new_cache(self):
-        self._cache, self._key_positions = DynamicCache(), torch.zeros(len(self._trunk), 0, dtype=torch.long,
-                                                                       device=self.device)
-
-    def _pass(self, tokens, positions, sees, is_first):
-        self._key_positions = torch.cat([self._key_positions, positions], 1)
-        with self._masks(sees, positions, is_first) as masks:
-            return (self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first
-                    else self._read_nodes(tokens, positions, masks))
+        self._cache = DynamicCache()
+        self._key_positions = torch.zeros(len(self._trunk), 0, dtype=torch.long, device=self.device)
 
     @contextmanager
     def _masks(self, sees, positions, is_first):
@@ -149,16 +218,47 @@ class Passes:
         return self.model.model.language_model(inputs_embeds=embeddings, position_ids=positions, attention_mask=masks,
                                                past_key_values=self._cache, use_cache=True).last_hidden_state
 
-    def _candidate_logits(self, hidden): return self._cap(hidden.float() @ self._head.T)
+# %% ../../nbs/4_answer/02_trees.ipynb #a5c2cfc5
+class Passes(_Reading):
+    """Forward passes over a batch: the first reads picture, question, forced beginning and some nodes; each later
+    one further nodes"""
+    first_slots = slots = None    # How many nodes the first pass and a later one take; None: any number
 
-    def _cap(self, logits): return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+    def __init__(self,
+        model,                      # A PaliGemma (2) model, with or without LoRA
+        candidates:Sequence[int],   # Every token that an answer can hold
+    ):
+        super().__init__(model, candidates)
+        # A pass over one token reads all weights, as one over many does: it costs as much as the arithmetic of so
+        # many tokens. Measured on a CPU: 17 to 77 with PaliGemma 2 3B. On a GPU starting the kernels takes longer than
+        # the arithmetic of 256.
+        self.step_tokens = 16 if self.device.type == 'cpu' else 256
 
     @torch.no_grad()
-    def log_normalizers(self, hidden:torch.Tensor) -> np.ndarray:
-        "For hidden states [N, D], the log of the sum over the *whole* vocabulary, [N]"
-        weight = self.model.get_output_embeddings().weight
-        return np.concatenate([self._cap((some @ weight.T).float()).logsumexp(-1).cpu().double().numpy()
-                               for some in hidden.split(64)])
+    def run(self,
+        tokens:torch.Tensor,   # [B, W] int64
+        depths:torch.Tensor,   # [B, W] int64, how far below the trunk each is, from 1
+        # [B, W, nodes] bool: which nodes each sees, of all that were ever run and these, itself included
+        sees:torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [B, W, D] and the candidates' logits [B, W, C]; in the first pass those of the forced
+        beginning and the root come before"""
+        tokens, depths, sees = tokens.to(self.device), depths.to(self.device), sees.to(self.device)
+        forced, is_first = self._trunk.shape[1] - self._real.shape[1], not self.columns
+        positions, sees = self._length + depths, _nodes_see(self._real, forced, sees)
+        if is_first:
+            sees = torch.cat([_trunk_sees(self._real, forced, tokens.shape[1]), sees], 1)
+            tokens = torch.cat([self._trunk, tokens], 1)
+            positions = torch.cat([_trunk_positions(self._real, forced), positions], 1)
+        hidden, logits = self._pass(tokens, positions, sees, is_first)
+        self.columns += tokens.shape[1]
+        return hidden, logits
+
+    def _pass(self, tokens, positions, sees, is_first):
+        self._key_positions = torch.cat([self._key_positions, positions], 1)
+        with self._masks(sees, positions, is_first) as masks:
+            return (self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first
+                    else self._read_nodes(tokens, positions, masks))
 
 # %% ../../nbs/4_answer/02_trees.ipynb #fadb9e2a
 def _check_finite(hidden, logits, nodes, before):
@@ -170,74 +270,9 @@ def _check_finite(hidden, logits, nodes, before):
         raise VQAError('the model computes values that are not numbers, so it has no answer', exit_code=1,
                        remedy='Try dtype float32; if that does not help, the weights are damaged.')
 
-# %% ../../nbs/4_answer/02_trees.ipynb #b33b09b2
-class TreeSession:
-    """The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end
-    of the forced beginning"""
-    def __init__(self,
-        model,                    # A PaliGemma (2) model, with or without LoRA; None when `passes` are given
-        automaton:AnswerAutomaton,
-        # From the processor, without answers: `input_ids` [B, P], `attention_mask`, and `pixel_values` or
-        # `image_features` [B, tokens, D]
-        inputs:Mapping,
-        passes:Passes|None=None,  # For several batches one after the other; None: passes as wide as they need to be
-    ):
-        self.automaton, self.passes = automaton, passes or Passes(model, automaton.candidates)
-        self.rows = len(inputs['input_ids'])
-        self.intro, state = automaton.forced(automaton.start)
-        self.states = [[state] for _ in range(self.rows)]      # per row and node: the automaton's state
-        self.children = [{} for _ in range(self.rows)]         # per row: (node, token) -> node
-        # per row: node -> candidates' logits [C], once it has run
-        self.logits = [{} for _ in range(self.rows)]
-        self.hidden = [{} for _ in range(self.rows)]           # per row: node -> last hidden state [D]
-        # per row and node: the places of its ancestors and itself among all nodes run
-        self._seen = [[()] for _ in range(self.rows)]
-        # per row: (node, parent, token) that the next pass will run
-        self._queue = [[] for _ in range(self.rows)]
-        self.forwards, self.tokens_run, self._places = 0, 0, 0
-        self.widths, self.seconds = [], []                     # per pass: nodes of a picture, and how long it took
-        self._column_of = {token: i for i, token in enumerate(automaton.candidates)}
-        self.passes.begin(inputs, self.intro)
-        self._batch = self.passes.batch
-
-    def child(self, row:int, node:int, token:int) -> int:
-        "The node for `token` below `node`; a new one is queued for the next `run`"
-        key = (node, token)
-        if key not in self.children[row]:
-            new = self.children[row][key] = len(self.states[row])
-            self.states[row].append(self.automaton.next(self.states[row][node])[token])
-            self._seen[row].append(None)                       # known when it runs
-            self._queue[row].append((new, node, token))
-        return self.children[row][key]
-
-    def follow(self, row:int, tokens:Iterable[int], node:int=0, most:int=sys.maxsize) -> int:
-        """Queue `tokens` below `node`, up to where nothing is left to decide, the automaton disagrees or `most` are
-        new; the last node"""
-        for token in tokens:
-            after = self.automaton.next(self.states[row][node]).get(token)
-            if after is None or self.automaton.forced(after)[1] == self.automaton.end: break
-            is_new = (node, token) not in self.children[row]
-            if is_new and most < 1: break
-            most -= is_new
-            node = self.child(row, node, token)
-        return node
-
-    def waiting(self, row:int) -> int:
-        "How many nodes are queued"
-        return len(self._queue[row])
-
-    def room(self, row:int) -> int:
-        "How many nodes the next pass can take besides those that are queued"
-        slots = self.passes.slots if self.forwards else self.passes.first_slots
-        return sys.maxsize if slots is None else slots - len(self._queue[row])
-
-    def log_probabilities(self, row:int, node:int) -> dict[int, float]:
-        "The log-probability of each token that may follow a node which has run"
-        tokens = list(self.automaton.next(self.states[row][node]))
-        if len(tokens) == 1: return {tokens[0]: 0.}
-        scores = self.logits[row][node][[self._column_of[t] for t in tokens]]
-        return dict(zip(tokens, (scores - np.logaddexp.reduce(scores)).tolist()))
-
+# %% ../../nbs/4_answer/02_trees.ipynb #94544ac4
+class _Costs:
+    "What a session spends, in tokens' worth of arithmetic"
     @property
     def step_cost(self) -> float:
         "What one more pass costs each picture before it holds a token, in tokens' worth of arithmetic"
@@ -258,10 +293,43 @@ class TreeSession:
         "Seconds of all passes in units of the first, which reads picture and question"
         return sum(self.seconds) / self.seconds[0] if self.seconds else 0.
 
-    @property
-    def is_waiting(self) -> bool: return any(self._queue)
+# %% ../../nbs/4_answer/02_trees.ipynb #42e50e4c
+class TreeSession(_Queued, _Costs):
+    """The answers to some pictures as token trees, grown on the cache of one prefix; node 0 of each row is the end
+    of the forced beginning"""
+    def __init__(self,
+        model,                    # A PaliGemma (2) model, with or without LoRA; None when `passes` are given
+        automaton:AnswerAutomaton,
+        # From the processor, without answers: `input_ids` [B, P], `attention_mask`, and `pixel_values` or
+        # `image_features` [B, tokens, D]
+        inputs:Mapping,
+        passes:Passes|None=None,  # For several batches one after the other; None: passes as wide as they need to be
+    ):
+        super().__init__(automaton, len(inputs['input_ids']))
+        self.passes = passes or Passes(model, automaton.candidates)
+        self.logits = [{} for _ in range(self.rows)]    # per row: node -> candidates' logits [C], once it has run
+        self.hidden = [{} for _ in range(self.rows)]    # per row: node -> last hidden state [D]
+        self.forwards, self.tokens_run = 0, 0
+        self.widths, self.seconds = [], []              # per pass: nodes of a picture, and how long it took
+        self._column_of = {token: i for i, token in enumerate(automaton.candidates)}
+        self.passes.begin(inputs, self.intro)
+        self._batch = self.passes.batch
 
-    def has_run(self, row:int, node:int) -> bool: return node in self.logits[row]
+    def has_run(self, row:int, node:int) -> bool:
+        "Whether the model has said what should follow a node"
+        return node in self.logits[row]
+
+    def room(self, row:int) -> int:
+        "How many nodes the next pass can take besides those that are queued"
+        slots = self.passes.slots if self.forwards else self.passes.first_slots
+        return sys.maxsize if slots is None else slots - len(self._queue[row])
+
+    def log_probabilities(self, row:int, node:int) -> dict[int, float]:
+        "The log-probability of each token that may follow a node which has run"
+        tokens = list(self.automaton.next(self.states[row][node]))
+        if len(tokens) == 1: return {tokens[0]: 0.}
+        scores = self.logits[row][node][[self._column_of[t] for t in tokens]]
+        return dict(zip(tokens, (scores - np.logaddexp.reduce(scores)).tolist()))
 
     def run(self) -> None:
         """Run everything queued, in one pass if it is wide enough; the first one also reads picture, question and
@@ -270,23 +338,9 @@ class TreeSession:
 
     def _run_one_pass(self):
         if self.passes.batch != self._batch: raise RuntimeError('another session has begun on these passes')
-        is_first = not self.forwards
-        slots = self.passes.first_slots if is_first else self.passes.slots
-        now, self._queue = [nodes[:slots] for nodes in self._queue], [nodes[slots:] if slots is not None else []
-                                                                      for nodes in self._queue]
-        width = max(map(len, now)) if slots is None else slots
-        tokens, depths = torch.zeros(self.rows, width, dtype=torch.long), torch.zeros(self.rows, width,
-                                                                                      dtype=torch.long)
-        seen = []                                              # (row, query, place) triples
-        for row, nodes in enumerate(now):
-            for i, (node, parent, token) in enumerate(nodes):
-                places = self._seen[row][node] = self._seen[row][parent] + (self._places + i,)
-                tokens[row, i], depths[row, i] = token, len(places)
-                seen += [(row, i, place) for place in places]
-        self._places, began = self._places + width, time.perf_counter()
-        sees = torch.zeros(self.rows, width, self._places, dtype=torch.bool)
-        if seen: sees[tuple(torch.tensor(seen).T)] = True
-        hidden, logits = self.passes.run(tokens, depths, sees)
+        is_first, began = not self.forwards, time.perf_counter()
+        now, width = self._take(self.passes.first_slots if is_first else self.passes.slots)
+        hidden, logits = self.passes.run(*self._arrange(now, width))
         _check_finite(hidden, logits, [len(nodes) for nodes in now], hidden.shape[1] - width)
         logits = logits.cpu().double().numpy()
         self.widths.append(width)
@@ -294,8 +348,7 @@ class TreeSession:
         self.forwards += 1
         self.tokens_run = self.rows * self.passes.columns
         if is_first:
-            n = len(self.intro)
-            # before each forced token, and the root
+            n = len(self.intro)                         # before each forced token, and the root
             self.intro_hidden, self.intro_logits = hidden[:, :n + 1], logits[:, :n + 1]
             hidden, logits, now = hidden[:, n:], logits[:, n:], [[(0, None, None), *nodes] for nodes in now]
         for row, nodes in enumerate(now):
