@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['ONLY_DATA', 'MADE', 'tool_call', 'digest_of', 'label_notebook', 'made_for', 'notebook_path', 'annotator_of',
-           'check_adapter', 'label']
+           'check_adapter', 'give_schema', 'label']
 
 # %% ../../nbs/9_command/05_label.ipynb #a02b94c1
 import hashlib, json, os, shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -15,9 +16,10 @@ import typer
 
 from ..cards import escaped
 from .terminal import Adapter, existing_folder, say
+from ..dataset.records import load_schema
 from ..files import write_atomically
 from ..journal import owner_path
-from ..schema import VQAError
+from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/9_command/05_label.ipynb #f7330006
 ONLY_DATA = "import sys; sys.path = [path for path in sys.path if path]   # files in this folder are data, not modules"
@@ -95,6 +97,27 @@ def check_adapter(folder:Path|None) -> None:
         raise VQAError('there is no adapter in this folder', folder,
                        remedy='Give the folder of an adapter or of a training run.')
 
+# %% ../../nbs/9_command/05_label.ipynb #7350771b
+def give_schema(
+    folder:Path,
+    schema:Path|None,     # A schema file
+    events:str|None,      # Or names, with commas between them
+    phases:str|None,
+) -> Path|None:           # The copy of the labels as they were, when names were added
+    "Make a folder's schema what was asked for; `VQAError` when that contradicts itself, or what the folder has"
+    from paligemma_vqa.labeling.schema_change import use_schema
+    from paligemma_vqa.labeling.schema_form import typed_names
+    if schema is None and events is None and phases is None: return None
+    if schema is not None and (events is not None or phases is not None):
+        raise VQAError('--schema and --events or --phases say the same thing', remedy='Give one of them.')
+    if schema is not None: return use_schema(folder, EventSchema.load(schema))
+    there = load_schema(folder) if (folder/'schema.json').exists() else None
+    if there is None and (events is None or phases is None):
+        raise VQAError('a schema has events and phases', remedy='Give both: --events "clipping,cutting" --phases "begin,end".')
+    wanted = {kind: getattr(there, kind) if text is None else typed_names(text)
+              for kind, text in (('events', events), ('phases', phases))}
+    return use_schema(folder, EventSchema(**wanted) if there is None else replace(there, **wanted))
+
 # %% ../../nbs/9_command/05_label.ipynb #2b582436
 def label(
     data: Annotated[Path, typer.Argument(help='Folder of pictures, or a data set folder.')],
@@ -102,6 +125,12 @@ def label(
     annotator: Annotated[Optional[str], typer.Option('--annotator',
                                                      help='Your name in the records. Default: your login name.',
                                                      show_default=False)] = None,
+    schema: Annotated[Optional[Path], typer.Option(help='Schema of the folder, a JSON file. Default: the tool asks.',
+                                                   show_default=False)] = None,
+    events: Annotated[Optional[str], typer.Option(help='Names of the events instead: "clipping,cutting".',
+                                                  show_default=False)] = None,
+    phases: Annotated[Optional[str], typer.Option(help='Names of their phases: "begin,end".',
+                                                  show_default=False)] = None,
     browser: Annotated[bool, typer.Option(help='Open JupyterLab now.')] = True,
 ):
     "Open the labeling tool on a folder, in JupyterLab."
@@ -110,6 +139,8 @@ def label(
     existing_folder(data)
     check_adapter(lora_path)
     annotator = annotator_of(annotator)
+    if backup := give_schema(data, schema, events, phases):
+        print(f'Names were added to schema.json. The labels as they were: {backup}', file=sys.stderr)
     path, why = notebook_path(data, annotator)
     try: write_atomically(path, [nbformat.writes(label_notebook(data, annotator, lora_path)).encode()])
     except OSError as error:

@@ -6,8 +6,9 @@
 __all__ = ['ACTIONS', 'move', 'open_events', 'forward', 'back', 'go', 'review', 'first', 'last', 'unlabeled', 'changes',
            'next_change', 'previous_change', 'event', 'up', 'down', 'select', 'select_to', 'stretch', 'unselect',
            'write', 'noted', 'is_review', 'annotate', 'set_phase', 'phase', 'step_phase', 'finish', 'confirm',
-           'nothing', 'same', 'skip', 'flag', 'note', 'interval', 'resume_intervals', 'drop_intervals', 'edge', 'undo',
-           'redo', 'accept', 'take', 'hide', 'zoom', 'ask', 'ask_own', 'answer_in', 'attempt', 'do']
+           'nothing', 'same', 'skip', 'flag', 'flag_finished', 'leave_finished', 'note', 'interval', 'resume_intervals',
+           'drop_intervals', 'edge', 'undo', 'redo', 'accept', 'take', 'hide', 'zoom', 'ask', 'ask_own', 'answer_in',
+           'attempt', 'do']
 
 # %% ../../nbs/1_label/08_commands.ipynb #d5f84560
 from collections.abc import Callable
@@ -233,6 +234,15 @@ def flag(session):
     write(session, 'unflag' if was else 'flag', lambda: session.store.set_flag(session.run, not was))
     session.say('The flag is taken away.' if was else 'Flagged for a second look.')
 
+def flag_finished(session):
+    "Flag what was finished before an event was added: whether it is visible there was not asked"
+    session.offers.pop('added', None)
+    with session.store.action('flag', 'human') as action: session.store.set_flag(session.labeled(), True)
+    noted(session, action.change)
+    session.say('They are flagged; the queue "flagged" brings them up.')
+
+def leave_finished(session): session.offers.pop('added', None)
+
 def note(session, text:str):
     write(session, 'note', lambda: session.store.set_note(session.item, text.strip()))
 
@@ -368,7 +378,8 @@ ACTIONS = dict(
     select_forward=lambda s: stretch(s, 1), select_back=lambda s: stretch(s, -1),
     select_forward_10=lambda s: stretch(s, 10), select_back_10=lambda s: stretch(s, -10),
     phase=phase, set=set_phase, next_phase=lambda s: step_phase(s, 1), previous_phase=lambda s: step_phase(s, -1),
-    confirm=confirm, nothing=nothing, same=same, skip=skip, flag=flag, interval=interval, edge=edge,
+    confirm=confirm, nothing=nothing, same=same, skip=skip, flag=flag, flag_finished=flag_finished,
+    leave_finished=leave_finished, interval=interval, edge=edge,
     review=review, resume_intervals=resume_intervals, drop_intervals=drop_intervals,
     undo=undo, redo=redo, accept=accept, take=take, hide=hide, zoom=zoom, ask=ask, answer_in=answer_in,
 )

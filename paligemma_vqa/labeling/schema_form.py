@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'EXAMPLES', 'TEXTS', 'typed_names', 'schema_of', 'previews', 'preview_html', 'needs_schema',
-           'schema_of_model', 'keep_schema', 'SchemaForm']
+           'schema_of_model', 'keep_schema', 'SchemaForm', 'NamesForm']
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #a15d79d9
 import re
@@ -88,7 +88,10 @@ def schema_of_model(predictor) -> EventSchema|None:
     "The schema that a predictor, or the adapter in a folder, answers in; None for one that does not say"
     if isinstance(predictor, (str, Path)):
         from paligemma_vqa.model.adapter import AdapterInfo   # imports torch
-        return AdapterInfo.load(predictor).schema
+        for folder in Path(predictor), Path(predictor)/'adapter':   # a training run holds its adapter
+            try: return AdapterInfo.load(folder).schema
+            except VQAError: continue                         # an adapter of elsewhere does not say
+        return None
     return getattr(predictor, 'schema', None)
 
 def keep_schema(folder:str|Path, schema:EventSchema) -> Path:
@@ -165,3 +168,42 @@ class SchemaForm:
                              self.phases, box(widgets.HBox, self.answer_format, self.start), self.preview])
         form.add_class('vqa-schema')
         return [sheet, form]
+
+# %% ../../nbs/1_label/17_schema_form.ipynb #f19c064c
+class NamesForm:
+    "Fields to rename and add events and phases; calls `on_done` with the four arguments of `change_schema`"
+    def __init__(self, schema:EventSchema, on_done:Callable[[dict], None]):
+        def field(name=''): return widgets.Text(value=name, layout=widgets.Layout(width='150px'))
+        self.schema, self.on_done = schema, on_done
+        self.names = {kind: {name: field(name) for name in getattr(schema, kind)} for kind in ('events', 'phases')}
+        self.more = {kind: field() for kind in ('events', 'phases')}
+        for kind, part in self.more.items(): part.placeholder = f'more {kind}, with commas'
+        self.change, self.told = widgets.Button(description='Change names', button_style='primary'), widgets.HTML()
+        self.change.on_click(lambda _: self.finish())
+
+    def wishes(self) -> dict:
+        "What is to become of the names"
+        found = {}
+        for kind, fields in self.names.items():
+            found[f'rename_{kind}'] = {name: new for name, part in fields.items()
+                                       if (new := ' '.join(part.value.split())) and new != name}
+            found[f'add_{kind}'] = list(typed_names(self.more[kind].value))
+        return found
+
+    def finish(self) -> None:
+        "Hand the wishes over; a name that cannot be used is told here, and nothing is changed"
+        if not any(self.wishes().values()): return
+        try: self.on_done(self.wishes())
+        except (VQAError, OSError) as error: self.told.value = fill('schema_preview', schema=None, wrong=str(error))
+
+    def layout(self) -> widgets.Widget:
+        "The widgets"
+        lines = []
+        for kind, fields in self.names.items():
+            lines.append(widgets.HBox([widgets.HTML(kind), *fields.values(), self.more[kind]]))
+            lines[-1].add_class('vqa-schema-line')
+        told = widgets.HTML('Labels stay and say the same under the new names. A copy of everything is kept in labels/.')
+        told.add_class('vqa-dim')
+        form = widgets.VBox([told, *lines, widgets.HBox([self.change, self.told])])
+        form.add_class('vqa-names-form')
+        return form

@@ -29,6 +29,7 @@ QUEUES = {
     'uncertain': 'model unsure first',
     'disagreement': 'model and I differ',
     'review': 'annotators differ',
+    'flagged': 'flagged',
 }
 
 class Queue:
@@ -255,6 +256,7 @@ def use_queue(session:LabelingSession, name:str) -> None:
     todo, shuffle = session.todo(), random.Random(session.seed)
     if name == 'time': session.order.fill(session.store.items)
     elif name == 'asked': session.order.fill(asked(session))
+    elif name == 'flagged': session.order.fill(session.store.flagged())
     elif name == 'random': session.order.fill(shuffle.sample(todo, len(todo)))
     elif name == 'review':
         session.differing = {found.item: found for found in disagreements(session.store)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LOST', 'settings_path', 'read_settings', 'write_settings', 'open_store', 'Screen', 'LabelingTool',
-           'carry_out', 'show_on_screen', 'thumbnails_came', 'watch', 'stop']
+           'carry_out', 'show_on_screen', 'thumbnails_came', 'ask_for_names', 'change_names', 'watch', 'stop']
 
 # %% ../../nbs/1_label/10_widget.ipynb #4f4cbd9c
 import getpass, json, threading
@@ -18,7 +18,8 @@ from .ahead import Prepared, full_picture, show_picture
 from .commands import ask_own, attempt, do, note
 from .keys import Keyboard, command_keys, key_map
 from .playback import PLAYBACK, Playback, playbar_html
-from .schema_form import SchemaForm, keep_schema, needs_schema, schema_of_model
+from .schema_change import change_schema, changed_schema
+from .schema_form import NamesForm, SchemaForm, keep_schema, needs_schema, schema_of_model
 from .session import HOLD_TEXTS, QUEUES, LabelingSession, look_for_new, show
 from .store import LabelStore
 from .view import (agreement_html, answer_html, differing_html, filmstrip_html, header_html,
@@ -87,6 +88,8 @@ class Screen:
         self.note.add_class('vqa-note')
         self.question = widgets.Text(placeholder='add your own, with {events} and {phases}', continuous_update=False,
                                      layout=widgets.Layout(width='270px'))
+        self.names = widgets.Button(description='Change names …', tooltip='Rename or add events and phases')
+        self.names_area = _box(widgets.VBox, [self.names], 'vqa-names-area')
         self.queue_menu.observe(lambda change: on_change(lambda session: session.use_queue(change['new'])), 'value')
         self.hold_menu.observe(lambda change: on_change(lambda session: setattr(session, 'hold', change['new'])),
                                'value')
@@ -106,7 +109,7 @@ class Screen:
                                    parts['filmstrip']], 'vqa-fold')
         below = _box(widgets.VBox, [parts['agreement'], parts['answer'],
                                     _box(widgets.HBox, [parts['question'], self.question], 'vqa-asked-area'),
-                                    parts['legend']], 'vqa-below')
+                                    self.names_area, parts['legend']], 'vqa-below')
         return [sheet, fold, below]
 
     def draw(self, session:LabelingSession, pictures:Prepared) -> None:
@@ -173,7 +176,7 @@ class LabelingTool(widgets.VBox):
         options = (self._opening
                    | {name: value for name, value in read_settings(self._opening['folder']).items()
                       if self._opening[name] is None})
-        if self.session: stop(self)
+        if self.session and not self.store.closed: stop(self)
         store = open_store(**options)
         self.session, self.schema, self.store = LabelingSession(store, queue=queue, **self._model), store.schema, store
         self.session.is_alarm = store.read_only
@@ -188,6 +191,7 @@ class LabelingTool(widgets.VBox):
         self.keyboard.on_played = self.playback.drawn
         self.keyboard.listen(self.screen.commands | {'Escape': 'unselect'}, self.handle)
         self.parts['legend'].value = legend_html(self.schema, self.session.suggestions is not None)
+        self.screen.names.on_click(lambda _: ask_for_names(self))
         self._drawing, self._on_screen = False, None
         self.refresh()
         self.children = self.screen.layout()
@@ -262,6 +266,30 @@ def show_on_screen(tool:LabelingTool) -> None:
 def thumbnails_came(tool:LabelingTool) -> None:
     "From the thread that makes pictures"
     with tool.session.lock: tool.parts['filmstrip'].value = filmstrip_html(tool.session, tool.pictures)
+
+# %% ../../nbs/1_label/10_widget.ipynb #42d40c2e
+def ask_for_names(tool:LabelingTool) -> None:
+    "Show the fields in which events and phases are renamed and added"
+    form = NamesForm(tool.schema, lambda wishes: change_names(tool, wishes))
+    tool.screen.names_area.children = [form.layout()]
+    tool.names_form = form
+
+def change_names(tool:LabelingTool, wishes:dict) -> None:
+    "Rename and add, with a copy of everything, and open the folder again; `VQAError` leaves all as it is"
+    folder, session, old = tool._opening['folder'], tool.session, tool.schema
+    changed_schema(old, **wishes)                      # what cannot be is told before anything is closed
+    place = session.queue_name, session.item, session.row
+    stop(tool)
+    if not (Path(folder)/'schema.json').exists(): keep_schema(folder, old)
+    tool._opening['schema'] = None
+    try: backup = change_schema(folder, **wishes)
+    finally: tool.open_folder(*place)
+    tool.session.say(f'The names are changed. Everything as it was is in {backup.relative_to(folder)}.')
+    added, count = ', '.join(wishes['add_events']), len(tool.session.labeled())
+    if added and count:
+        tool.session.offers['added'] = (f'{count} pictures were finished before there was {added}: they say it is not visible.',
+                                        [('flag_finished', 'Flag them'), ('leave_finished', 'Leave them')])
+    tool.refresh()
 
 # %% ../../nbs/1_label/10_widget.ipynb #0f81e1ff
 def watch(tool:LabelingTool, every_s:float=5.0) -> None:

@@ -13,7 +13,8 @@ from paligemma_vqa.dataset.extract import extract_frames
 from paligemma_vqa.labeling.playback import PLAYBACK
 from paligemma_vqa.labeling.schema_form import preview_html, typed_names
 from paligemma_vqa.labeling.keys import COMMANDS, event_keys, key_map, legend
-from paligemma_vqa.labeling.widget import LabelingTool
+from paligemma_vqa.labeling.schema_change import Renaming, change_schema, put_back
+from paligemma_vqa.labeling.widget import LabelingTool, ask_for_names
 from paligemma_vqa.dataset.records import read_records
 from paligemma_vqa.labeling.ahead import Prepared, show_picture
 from paligemma_vqa.labeling.order import uncertain_first
@@ -500,3 +501,61 @@ def test_lone_pictures_have_nothing_to_play(tmp_path):
     tool.handle('play')
     assert 'nothing to play' in tool.session.message and tool.session.is_saved and tool.parts['playbar'].value == ''
     tool.close()
+
+
+# --- other names later
+
+def test_names_are_changed_in_the_tool_and_no_label_is_lost(tmp_path):
+    make_folder(tmp_path, 5)
+    tool = LabelingTool(tmp_path, SCHEMA, 'ann', pause_s=0)
+    for command in 'set 0 2', 'confirm', 'confirm', 'set 1 1': tool.handle(command)
+    ask_for_names(tool)
+    form = tool.names_form
+    form.names['events'][A].value = B                                  # two of one name: told, and nothing happens
+    form.change.click()
+    assert 'are the same' in form.told.value and tool.schema == SCHEMA and not tool.store.closed
+    form.names['events'][A].value, form.names['phases'][TWO].value, form.more['events'].value = 'clipping', 'late', 'suture'
+    form.change.click()
+    assert tool.schema.events == ('clipping', B, C, D, E, 'suture') and tool.session.item == 'images/v_000002.jpg'
+    assert tool.session.annotation(tool.session.sequence[1]) == {'clipping': 'late'} and 'suture' in tool.parts['message'].value
+    assert tool.store.state(tool.session.item).explicit == {B: ONE} and 'suture' in tool.store.open_events(tool.session.item)
+    tool.handle('flag_finished')
+    tool.session.use_queue('flagged')
+    assert tool.session.queue == tool.session.sequence[:2]
+    tool.close()
+    assert [record.answer for record in read_records(tmp_path)] == [tool.schema.render({'clipping': 'late'})] * 2
+    assert {record.question for record in read_records(tmp_path)} == {tool.schema.question()}
+    [backup] = (tmp_path/'labels').glob('before *.zip')
+    put_back(tmp_path, backup)
+    again = LabelStore(tmp_path, 'ann')
+    assert again.notices == [] and again.annotation('images/v_000000.jpg') == {A: TWO}
+    again.close()
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_was_labeled_says_the_same_under_new_names(tmp_path_factory, data):
+    folder = make_folder(tmp_path_factory.mktemp('names'), 6)
+    for annotator in 'ann', 'bob':
+        session = make_session(folder, annotator)
+        press(session, *data.draw(commands))
+        if data.draw(st.booleans()): session.use_queue('review')
+        press(session, *data.draw(commands))
+        session.close()
+    renamed = dict(rename_events=dict(zip((A, B), data.draw(st.permutations((B, A))))), rename_phases={ONE: 'first'}, add_events=['F'])
+    before = {name: make_session(folder, name) for name in ('ann', 'bob')}
+    said = {name: (held(session), dict(session.statuses), [session.store.open_events(item) for item in session.sequence]) for name, session in before.items()}
+    for session in before.values(): session.close()
+    lines = read_records(folder) if (folder/'labels.jsonl').exists() else []
+    change_schema(folder, **renamed)
+    new = EventSchema.load(folder/'schema.json')
+    names = Renaming(SCHEMA, new, renamed['rename_events'], renamed['rename_phases'])
+    after = read_records(folder) if (folder/'labels.jsonl').exists() else []
+    assert [names.record(line) for line in lines] == after
+    for name in 'ann', 'bob':
+        session = LabelingSession(LabelStore(folder, name), pause_s=0)
+        assert session.store.notices == []
+        assert held(session) == [new.check(names.annotation(one)) for one in said[name][0]] and session.statuses == said[name][1]
+        assert [{*session.store.open_events(item)} - {'F'} for item in session.sequence] == [{names.event(event) for event in events} for events in said[name][2]]
+        session.close()
+    assert (read_records(folder) if (folder/'labels.jsonl').exists() else []) == after
