@@ -6,14 +6,14 @@
 __all__ = ['frames', 'lint', 'card', 'split']
 
 # %% ../../nbs/9_command/06_data.ipynb #1d113fb2
-import shlex, sys
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from .terminal import Adapter, Json, Seed, existing_folder, predictor_of, say, say_json
+from .terminal import Adapter, Json, Seed, existing_folder, predictor_of, say, say_json, say_next
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/06_data.ipynb #c5f86f5a
@@ -45,7 +45,7 @@ def frames(
         return
     say(f'{len(taken)} frames in {folder}')
     if advice := advice_on_videos(len({frame.get('video') for frame in read_frames_file(folder/FRAMES)})): say(advice)
-    say(f'Next: paligemma-vqa label {shlex.quote(str(folder))}')
+    say_next('label', folder)
 
 # %% ../../nbs/9_command/06_data.ipynb #819060f5
 def lint(
@@ -65,7 +65,16 @@ def lint(
     if not json_:
         say(f'{errors} errors, {len(findings) - errors} warnings')
         if all(finding.code != 'videos' for finding in findings) and (advice := _advice(data)): say(advice)
+    if not json_: _after_lint(data, findings, errors)
     if errors: raise typer.Exit(2)
+
+def _after_lint(data:Path, findings, errors:int) -> None:
+    "What to do about what was found"
+    codes = {finding.code for finding in findings}
+    if 'file' in codes and not (data/'labels.jsonl').exists(): say_next('label', data)
+    elif any(finding.fixable for finding in findings): say_next('lint', data, '--fix', why='which repairs what needs no judgement')
+    elif 'leak' in codes: say_next('split', data, '--anew', why='when the pictures have been set right')
+    elif not errors: say_next('train', '--data', data, '--output', 'runs/train')
 
 def _advice(data:Path) -> str|None:
     "What the videos of a data set can show; None when there are enough, or its pictures are of no video"
@@ -85,6 +94,7 @@ def card(data: Annotated[Path, typer.Argument(help='Data set folder.')]):
         raise VQAError('was written or changed by somebody, or cannot be written, and is left alone',
                        data / 'README.md', remedy='Move it away to get a new one.')
     say(written)
+    say_next('split', data, why='which says what the sides share')
 
 # %% ../../nbs/9_command/06_data.ipynb #477b3381
 def split(
@@ -105,6 +115,13 @@ def split(
     from paligemma_vqa.dataset.leaks import find_leaks
     from paligemma_vqa.dataset.loading import split_dataset
     from paligemma_vqa.dataset.records import Records
+    from paligemma_vqa.dataset.splits import WAYS
     splits = split_dataset(existing_folder(data), seed=seed, by=by, anew=anew, gap_s=gap)
     leaks = find_leaks(data, Records(data), splits)
-    say_json(splits.to_dict() | dict(leaks=leaks.to_dict())) if json_ else say(leaks)
+    if json_: return say_json(splits.to_dict() | dict(leaks=leaks.to_dict()))
+    say(f'Split {WAYS[splits.by]}.', leaks)
+    missing = [side for side, share in splits.ratios.items() if share > 0 and not leaks.pictures.get(side)]
+    if not missing: return say_next('train', '--data', data, '--output', 'runs/train')
+    say(f'There are no pictures for {" and ".join(missing)}, so nothing can be trained yet.')
+    if by is None and splits.by in ('record', 'file name'): say_next('split', data, '--by', 'time', '--anew')
+    else: say_next('label', data, why='more pictures')

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 from .terminal import (Adapter, BatchSize, Data, Device, Dtype, Json, Model, existing_folder,
-                                            predictor_of, say, say_json)
+                                            predictor_of, say, say_json, say_next)
 
 # %% ../../nbs/9_command/10_evaluate.ipynb #b7269a0f
 def evaluate(
@@ -41,7 +41,11 @@ def evaluate(
     output = output or (lora_path or Path('runs'))/'evaluation'
     report = score(predictor, data, split=split, against=other, baselines=baselines, with_robustness=robustness,
                    batch_size=batch_size, output_dir=output)
-    say_json(report) if json_ else say(summary_table(report), f'report: {output/"report.html"}')
+    if json_: return say_json(report)
+    say(summary_table(report), f'report: {output/"report.html"}')
+    given = ('--lora-path', lora_path) if lora_path else ('--model', model)
+    say_next('label', data, *given[:2 * bool(lora_path)], why='to look at what it was wrong about, with its suggestions')
+    say_next('video', *given, '--video-path', 'VIDEO', '--output', 'runs/video', why='with a new video')
 
 # %% ../../nbs/9_command/10_evaluate.ipynb #0721bde0
 def _schema_of(data:Path):

@@ -12,7 +12,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .terminal import existing_folder, say
+from .terminal import existing_folder, say, say_next
+from ..hints import pasteable
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/07_exchange.ipynb #57ee8d63
@@ -85,6 +86,7 @@ def import_(
     say(f'{len({record.image for record in imported.records}) - len(imported.kept)} pictures labeled in '
         f'{data / "labels.jsonl"}' + (f', {left_out} left out' if left_out else '')
         + (f', {len(imported.kept)} kept as they were' if imported.kept else ''))
+    say_next('lint', data)
 
 # %% ../../nbs/9_command/07_exchange.ipynb #b9aa96c5
 def export_(
@@ -104,3 +106,4 @@ def export_(
     from paligemma_vqa.dataset.formats import export_labels
     say(export_labels(existing_folder(data), file, format_, video=video, fps=fps,
                       tell=lambda note: print(note, file=sys.stderr)))
+    print('To take changes back:', pasteable('import', file, data, '--replace'), file=sys.stderr)

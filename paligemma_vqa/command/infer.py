@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .terminal import (Adapter, BatchSize, Compile, Device, Dtype, Json, Model, Quantization,
                                             predictor_of,
                                            say, say_json)
+from ..hints import pasteable
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/09_infer.ipynb #73f9ec2a
@@ -111,3 +112,4 @@ def infer(
                 _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
             failed += 'error' in values
     if failed: raise VQAError(f'{failed} pictures could not be used; the others are done', image_path)
+    if is_folder and lora_path and not json_: print('Next, to set right what is wrong:', pasteable('label', image_path, '--lora-path', lora_path), file=sys.stderr)

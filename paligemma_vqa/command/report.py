@@ -25,6 +25,7 @@ from ..evaluation.metrics import (METRICS, Counts, Frames, draw_confusion, draw_
                                               quick_scores, scores)
 from ..media.images import open_image
 from ..files import write_atomically
+from ..hints import pasteable
 from ..dataset.records import load_schema
 from ..schema import EventSchema, Segment, VQAError
 from ..evaluation.segments import relaxed_accuracy, segment_metrics, segment_metrics_by_video
@@ -48,17 +49,17 @@ def truth_of(
         raise VQAError(f"there is no split '{split}'", folder, remedy=f"There is {', '.join(splits.splits)}.")
     rows = {record.image: record for record in Records(folder, schema) if splits.side(record) == split}
     if not rows:
-        raise VQAError(f"the split '{split}' has no records", folder, remedy='Label more videos, then split again.')
+        raise VQAError(f"the split '{split}' has no records", folder, remedy=f'Label more, or split what there is: {pasteable("split", folder, "--anew")}')
     order = sorted(rows.values(), key=lambda r: (r.video or r.image, r.time_s or 0, r.frame_index or 0, r.image))
     truth = np.array([schema.codes(schema.parse(record.answer)) for record in order])
     times_s = [record.time_s if record.time_s is not None else np.nan for record in order]
     return Frames(schema, [record.video or record.image for record in order], truth, np.full_like(truth, -1), None,
                   None if np.isnan(times_s).any() else times_s, [str(folder/record.image) for record in order])
 
-def answered(frames:Frames, predictions:Iterable, title:str='') -> Frames:
+def answered(frames:Frames, predictions:Iterable, title:str='', is_quiet:bool=False) -> Frames:
     "`frames` with what a predictor says about each, in order"
-    found = list(tqdm(predictions, total=len(frames), desc=title, unit=' pictures', leave=False,
-                      disable=len(frames) < 50))
+    found = list(tqdm(predictions, total=len(frames), desc=title, unit=' pictures',
+                      disable=is_quiet or len(frames) < 50))
     probabilities = np.stack([p.probabilities for p in found]) if found[0].probabilities is not None else None
     # the unexplained rest is spread evenly
     if probabilities is not None: probabilities = probabilities / probabilities.sum(-1, keepdims=True)
@@ -183,13 +184,15 @@ def robustness(predictor, frames:Frames, batch_size:int=8, limit:int=200) -> dic
     "Scores under each corruption and strength, on at most `limit` frames spread over the split"
     some = frames[np.unique(np.linspace(0, len(frames) - 1, min(limit, len(frames))).astype(int))]
     pictures = [open_image(path) for path in some.images]
+    bar = tqdm(total=len(some) * (1 + 3 * len(CORRUPTIONS)), desc='worse pictures', unit=' pictures', disable=len(some) < 50)
     def under(change):
-        return quick_scores(some.truth, answered(some,
-                                                 predictor.predict_each(map(change, pictures), batch_size,
-                                                                        bound=None)).predicted)
+        answers = answered(some, predictor.predict_each(map(change, pictures), batch_size, bound=None), is_quiet=True)
+        bar.update(len(some))
+        return quick_scores(some.truth, answers.predicted)
     result = dict(frames=len(some), clean=under(lambda picture: picture))
     for name in CORRUPTIONS:
         result[name] = [under(lambda picture: corrupt(picture, name, strength)) for strength in range(3)]
+    bar.close()
     return result
 
 def draw_robustness(found:Mapping, metric:str='joint_f1'):
@@ -227,7 +230,8 @@ def evaluate(
                   **frame_metrics(frames),
                   over_time=None, calibration=calibration(frames), risk_coverage=risk_coverage(frames),
                   worst=_worst(frames),
-                  leaks=find_leaks(folder, list(Records(folder, schema)), splits).to_dict() if splits else None)
+                  leaks=find_leaks(folder, list(Records(folder, schema)), splits).to_dict() if splits else None,
+                  caution=splits.caution if splits else None)
     choice = None
     if 'validation' in splits.splits and splits.splits['validation'] and split != 'validation':
         validation = ask(predictor, truth_of(folder, 'validation', schema), 'validation')
@@ -300,7 +304,7 @@ def summary_table(report:Mapping, names:Sequence[str]=('event_f1', 'phase_accura
     cell = lambda value: '–' if value is None else f'{value:.3f}'
     def interval(one):
         return cell(one['value']) + (f" [{one['low']:.3f}, {one['high']:.3f}]" if one['low'] is not None else '')
-    lines = [*too_few(report),
+    lines = [*too_few(report), *([f"**{report['caution']}**", ''] if report.get('caution') else []),
              f"{report['frames']} frames of {report['videos']} videos ({report['split']}); intervals: "
              f"{report['order']['intervals']}.", '',
              '| | ' + ' | '.join(name.replace('_', ' ') for name in names) + ' |', '|---|' + '---|' * len(names),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .terminal import Json, Seed, say, say_json
+from .terminal import Json, Seed, say, say_json, say_next
 
 # %% ../../nbs/9_command/04_start.ipynb #531efdec
 def demo(
@@ -24,7 +24,9 @@ def demo(
     video."""
     from paligemma_vqa.command.demo import run_demo, summary
     report = run_demo(output, seed=seed)
-    say_json(report) if json_ else say(summary(report, output))
+    if json_: return say_json(report)
+    say(summary(report, output))
+    say_next('label', output/'data', '--lora-path', output/'training/adapter', why='to see the labeling tool with suggestions')
 
 # %% ../../nbs/9_command/04_start.ipynb #a62f9c41
 def doctor(json_: Json = False):
@@ -41,9 +43,9 @@ def doctor(json_: Json = False):
                  device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'mps'
                  if torch.backends.mps.is_available() else 'cpu',
                  bases=_bases_at_hand(), **{package: installed(package) for package in packages})
-    if json_: say_json(facts)
-    else:
-        say(*(f'{name:24} {", ".join(value) if isinstance(value, list) else value if value is not None else "not installed"}' for name, value in facts.items()))
+    if json_: return say_json(facts)
+    say(*(f'{name:24} {", ".join(value) if isinstance(value, list) else value if value is not None else "not installed"}' for name, value in facts.items()))
+    say_next('demo')
 
 # %% ../../nbs/9_command/04_start.ipynb #a0a858d1
 def _bases_at_hand() -> list[str]:

@@ -149,17 +149,17 @@ def _check_pictures(folder:Path, lines:list[_Line], splits:Splits|None, visual:b
             remedy = f"There is '{found}': write that." if found else f'Put it into {folder} or delete the line.'
             code, message = 'missing', f"the picture '{look.image}' is missing"
         yield line.find('error', code, message, remedy)
-    groups, reported = {image: group_of(line.record) for image, line in first.items()}, set()
+    groups, pairs = {image: group_of(line.record) for image, line in first.items()}, {}
     for likeness in find_alike(looks, groups):
-        pair = frozenset((groups[likeness.one], groups[likeness.other]))
-        if pair in reported: continue
-        reported.add(pair)
-        yield _about_likeness(likeness, first[likeness.one], first[likeness.other], splits)
+        pairs.setdefault(frozenset((groups[likeness.one], groups[likeness.other])), []).append(likeness)
+    for found in pairs.values():
+        yield _about_likeness(found, first[found[0].one], first[found[0].other], splits)
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #34e70b86
-def _about_likeness(likeness, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
-    "What it means that two pictures of two videos show the same"
-    what = f'{likeness} of line {earlier.number}'
+def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
+    "What it means that pictures of two videos show the same; one finding, whatever their number"
+    likeness, more = found[0], f', and so are {len(found) - 1} more pairs of these two videos' if len(found) > 1 else ''
+    what = f'{likeness} of line {earlier.number}{more}'
     sides = [splits.side(one.record) if splits else None for one in (earlier, line)]
     if None not in sides and sides[0] != sides[1]:
         return line.find('error', 'leak', f'{what}, but one is in {sides[0]} and one in {sides[1]}',
@@ -168,7 +168,8 @@ def _about_likeness(likeness, earlier:_Line, line:_Line, splits:Splits|None) -> 
                                               earlier.annotation) and line.annotation != earlier.annotation:
         return line.find('error', 'conflict', f'{what} and has another answer', 'Decide which is right.')
     return line.find('warning', 'same' if likeness.is_same_file else 'lookalike', what,
-                     'Keep one of them, or see that both are in one split.')
+                     'Keep one of them, or see that both are in one split' + (': give both videos one "video" if they are of one recording.'
+                                                                                if more else '.'))
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #df1e4025
 def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator[Finding]:

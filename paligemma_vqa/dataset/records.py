@@ -16,6 +16,7 @@ from typing import NamedTuple
 from .lines import LineError, parse_json, read_lines, to_line, write_lines
 from .pictures import FRAMES, PICTURE_SUFFIXES, Pictures   # noqa: F401 (they lived here once)
 from .pictures import check_image_path, list_pictures, split_name, whereabouts
+from ..hints import pasteable
 from ..model.prompt import format_prompt
 from ..schema import EventSchema, VQAError
 
@@ -113,7 +114,7 @@ def label_files(
     for patterns in _PATTERNS:
         files = sorted(file for pattern in patterns for file in source.glob(pattern) if not file.name.startswith('.'))
         if files: return files
-    raise VQAError('there is no labels.jsonl', source, remedy=f'Label it first: paligemma-vqa label {source}')
+    raise VQAError('there is no labels.jsonl', source, remedy=f'Label it first: {pasteable("label", source)}')
 
 def labels_path(source:str|Path) -> Path:
     "The file that labels of a dataset folder are written to, or the file itself"
