@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Data', 'Adapter', 'Model', 'BatchSize', 'Seed', 'Json', 'Device', 'Dtype', 'Quantization', 'Compile', 'OUTPUTS',
-           'only_results', 'say', 'plain', 'say_json', 'existing_folder', 'checked', 'predictor_of']
+           'only_results', 'say', 'say_next', 'plain', 'say_json', 'existing_folder', 'checked', 'predictor_of']
 
 # %% ../../nbs/9_command/03_terminal.ipynb #49dbaf02
 import json, math, sys
@@ -17,6 +17,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..files import check_place
+from ..hints import pasteable
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/03_terminal.ipynb #f92c8c7d
@@ -38,6 +39,14 @@ def say(*lines) -> None:
         try: print(line, file=stream, flush=True)
         except UnicodeEncodeError:
             print(str(line).encode('ascii', 'backslashreplace').decode(), file=stream, flush=True)
+
+# %% ../../nbs/9_command/03_terminal.ipynb #9a216420
+def say_next(
+    *words:str|Path,     # As for `pasteable`
+    why:str='',          # What it does, or when to use it
+) -> None:
+    "The last line of a command: the one to type next"
+    say(f'Next{f", {why}" if why else ""}: {pasteable(*words)}')
 
 # %% ../../nbs/9_command/03_terminal.ipynb #25929c49
 def plain(value):

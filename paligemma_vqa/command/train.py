@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .terminal import Json, Model, existing_folder, say, say_json
+from .terminal import Json, Model, existing_folder, say, say_json, say_next
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/08_train.ipynb #8ed9b3d5
@@ -43,7 +43,7 @@ def train(
     output: Annotated[Path, typer.Option('--output', help='Run folder.')] = Path('runs/train'),
     epochs: Annotated[Optional[float], _option('--epochs', 'Times through the data set. Default 10; tiny 8.')] = None,
     batch_size: Annotated[Optional[int], _option('--batch-size', 'Examples at once. Default 4; tiny 8.')] = None,
-    learning_rate: Annotated[Optional[float], _option('--learning-rate', 'Default 2e-5; tiny 1e-3.')] = None,
+    learning_rate: Annotated[Optional[float], _option('--learning-rate', 'Default 2e-5; tiny 4e-3.')] = None,
     mode: Annotated[Text, _option('--mode', 'lora, qlora or full. Default lora.')] = None,
     balance: Annotated[Optional[float], _option('--balance', '0: all pictures alike, 1: all labels alike.')] = None,
     from_: Annotated[Optional[Path], _option('--from', 'Go on from this adapter, with new labels or events.')] = None,
@@ -63,7 +63,7 @@ def train(
     settings = settings_for(model, config, (*options, *(set_ or ())), output if resume else None)
     if data: existing_folder(data, 'data set folder')
     result = finetune(data, output, settings, score=_score(data, output), resume=resume, start_from=from_)
-    _tell(result, json_)
+    _tell(result, data or _data_of(output), json_)
     if result.status == 'interrupted':
         raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
 
@@ -71,19 +71,25 @@ def train(
 def _score(data:Path|None, output:Path):
     "Validation by decoded answers, under the schema of the data set"
     from paligemma_vqa.dataset.records import load_schema
-    from paligemma_vqa.training.runs import read_run
     from paligemma_vqa.training.validation import score_answers
-    run = None if data else read_run(output)
-    if not data and not run: raise VQAError('no data set is given', remedy='Add --data DIR.')
-    return score_answers(load_schema(data or Path(run.facts.get('data', '.'))))
+    return score_answers(load_schema(data or _data_of(output)))
 
-def _tell(result, json_:bool) -> None:
+def _data_of(output:Path) -> Path:
+    "The data set that a run in `output` was begun with"
+    from paligemma_vqa.training.runs import read_run
+    if not (run := read_run(output)): raise VQAError('no data set is given', remedy='Add --data DIR.')
+    return Path(run.facts.get('data', '.'))
+
+def _tell(result, data:Path, json_:bool) -> None:
+    from paligemma_vqa.dataset.splits import read_splits
     from paligemma_vqa.training.progress import MAIN
     if json_: return say_json({name: value for name, value in vars(result).items() if name != 'history'})
     say(f'{result.status} after {result.seconds:.0f} s')
     for name in MAIN:
         if name in result.metrics: say(f'validation {name.replace("_", " ")}: {result.metrics[name]:.3f}')
     say(f'adapter: {result.adapter_dir}')
+    if (splits := read_splits(data)) and splits.caution: say(splits.caution)
+    if result.status != 'interrupted': say_next('evaluate', '--data', data, '--lora-path', result.adapter_dir)
 
 # %% ../../nbs/9_command/08_train.ipynb #6c5e703d
 def merge(
@@ -97,3 +103,4 @@ def merge(
     merge_adapter(lora_path, output, base=model)
     write_model_card(output)
     say(output)
+    say_next('infer', '--lora-path', output, '--image-path', 'PICTURE_OR_FOLDER')

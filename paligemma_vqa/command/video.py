@@ -16,8 +16,7 @@ import typer
 from tqdm import tqdm
 
 from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, predictor_of,
-                                            say,
-                                           say_json)
+                                            say, say_json, say_next)
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/11_video.ipynb #c7cca764
@@ -141,6 +140,17 @@ def video(
         if result.metrics:
             say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
         if to_label: say(f"{len(asked['asked'])} frames are waiting for labels in {to_label}")
+        _what_next(result, video_path, output, to_label, ('--lora-path', lora_path) if lora_path else ('--model', model))
+
+# %% ../../nbs/9_command/11_video.ipynb #ffe48c0f
+def _what_next(result, video_path:Path, output:Path, to_label:Path|None, given:tuple) -> None:
+    "Why there is nothing, and the command that makes the next model better"
+    if not result.segments:
+        from paligemma_vqa.video.nothing import why_nothing
+        say(*why_nothing(result))
+    if to_label: return say_next('label', to_label, *(given if given[0] == '--lora-path' else ()))
+    say_next('video', '--video-path', video_path, *given, '--output', output, '--to-label', output/'to_label',
+             why='to label what it is least sure of')
 
 # %% ../../nbs/9_command/11_video.ipynb #d7722a80
 def _refuse_useless(is_live:bool, for_files:dict, for_live:dict) -> None:

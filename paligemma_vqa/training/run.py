@@ -22,6 +22,8 @@ from .collator import Collator
 from ..dataset.balance import sampling_weights
 from ..dataset.loading import load_dataset
 from ..dataset.records import dataset_fingerprint, load_schema
+from ..dataset.splits import read_splits
+from ..hints import pasteable
 from .checkpoints import newest_whole
 from .features import FeatureCache
 from .augment import Augmentation
@@ -84,6 +86,7 @@ class _Data:
     splits:dict         # `train` and `validation`
     survey:TaskSurvey
     facts:dict          # What a resumed run compares
+    caution:str|None    # What must be said beside every figure
 
 def _read_data(data_dir:Path) -> _Data:
     "`VQAError` when a split is empty or a record is wrong"
@@ -91,12 +94,13 @@ def _read_data(data_dir:Path) -> _Data:
     data = load_dataset(data_dir, schema, decode=False)
     for split in ('train', 'validation'):
         if not len(data[split]):
-            raise VQAError(f'the {split} split is empty', data_dir, remedy='Label pictures of at least two videos.')
+            raise VQAError(f'the {split} split is empty', data_dir, remedy=f'Label more, or split what there is: {pasteable("split", data_dir, "--anew")}')
     survey = survey_task(zip(data['train']['question'], data['train']['answer']), schema)
     for remark in survey.remarks: warnings.warn(f'{data_dir}: {remark}.', stacklevel=3)
     facts = dict(dataset_fingerprint=dataset_fingerprint(data_dir), schema_fingerprint=schema.fingerprint,
                  examples={split: len(data[split]) for split in ('train', 'validation')})
-    return _Data(schema, data, survey, facts)
+    groups = read_splits(data_dir)
+    return _Data(schema, data, survey, facts, groups.caution if groups else None)
 
 # %% ../../nbs/3_train/09_run.ipynb #59c76022
 def _from_adapter(config:TrainingConfig, start_from:Path|None) -> tuple[TrainingConfig, AdapterInfo|None]:
@@ -264,6 +268,9 @@ def finetune(
     with arguments.main_process_first(desc='reading the dataset'): data = _read_data(data_dir)
     if run: same_data(run, data.facts)
     checkpoint, told = _whole_checkpoint(run), _history(old, data.schema, changed, run)
+    if data.caution:
+        tell(data.caution)
+        told += [data.caution] if data.caution not in told else []
     with stop.listening():
         model, processor = _load(config, arguments, start_from)
         _begin(run_dir, run, config, data_dir, data, model, arguments, told)

@@ -158,3 +158,79 @@ def test_the_five_lines_of_the_readme(case, tmp_path, monkeypatch):
     split = run('split', 'data').stdout
     assert ('by groups of pictures that look alike' if case == 'pictures' else 'by blocks of time') in split
     assert load_schema(Path('data')).events
+
+
+CASES = Path(__file__).resolve().parents[1] / 'dataset' / 'cases'
+SAID = [{}, {'A': '1'}, {'A': '1', 'B': '2'}, {'A': '2'}, {}]
+
+
+def rows_of(header:str) -> list[list[str]]:
+    "The cells of a table of the README"
+    lines = README.read_text(encoding='utf-8').splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(header))
+    rows = []
+    for line in lines[start + 2:]:
+        if not line.startswith('|'): break
+        rows.append([cell.strip() for cell in line.strip('|').split('|')])
+    return rows
+
+
+def pictures_of(folder:Path, names) -> Path:
+    from PIL import Image
+    (folder / 'images').mkdir(parents=True)
+    for name in names: Image.new('RGB', (32, 24)).save(folder / 'images' / name)
+    return folder
+
+
+def a_video(folder:Path, name:str='op', step:int=10, count:int=5) -> Path:
+    "Frames that `frames` took, without labels"
+    import json
+    frames = [(f'{name}_{n * step:06d}.jpg', n * step) for n in range(count)]
+    pictures_of(folder, [image for image, _ in frames])
+    (folder / 'frames.jsonl').write_text(''.join(json.dumps(dict(image=f'images/{image}', video=name, frame_index=i, time_s=i / 25)) + '\n' for image, i in frames))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    "The same five labels as each tool would have them"
+    from paligemma_vqa.dataset import Record, write_records
+    from paligemma_vqa.schema import EventSchema
+    folder = a_video(tmp_path_factory.mktemp('exported') / 'data')
+    schema = EventSchema()
+    write_records(folder, [Record(f'images/op_{n * 10:06d}.jpg', schema.question(), schema.render(said), dict(video='op', frame_index=n * 10, time_s=n * .4))
+                           for n, said in enumerate(SAID)])
+    formats = {'label-studio': 'json', 'cvat': 'xml', 'cvat-video': 'xml', 'coco': 'json', 'csv': 'csv', 'paligemma': 'jsonl', 'messages': 'jsonl', 'sharegpt': 'json',
+               'llava': 'json', 'imagefolder': 'csv', 'per-frame': 'txt', 'intervals': 'csv', 'elan': 'eaf', 'boris': 'boris'}
+    files = {name: folder.parent / f'{name}.{suffix}' for name, suffix in formats.items()}
+    for name, path in files.items(): assert run('export', folder, path, '--format', name).returncode == 0, name
+    return files
+
+
+COMING_FROM = {   # first word of a row of the README: formats that we write too, and files that others wrote, with what their pictures are called
+    'Label': (['label-studio'], []), 'CVAT': (['cvat', 'cvat-video'], []), 'COCO': (['coco'], []),
+    'Excel,': (['csv'], [('table_gbk.csv', 2), ('table_semicolon_bom.csv', 2)]),
+    'PaliGemma,': (['paligemma', 'messages', 'sharegpt', 'llava'], [('roboflow_paligemma.jsonl', 1), ('messages_images.jsonl', 1), ('sharegpt.json', 1)]),
+    'an': (['imagefolder'], []), 'a': (['per-frame'], [('phase_per_frame.txt', 8), ('tool_presence.txt', 8)]),
+    'intervals': (['intervals'], [('intervals.csv', 20)]), 'ELAN,': (['elan', 'boris'], []),
+}
+
+
+@pytest.mark.parametrize('row', rows_of('| from | what comes in'), ids=lambda row: row[0])
+def test_what_somebody_comes_from_comes_in(row, exported, tmp_path):
+    "Each row's command, as it stands there, with a file of each kind"
+    from paligemma_vqa.dataset import read_records
+    words = shlex.split(row[2].strip('`'))[1:]
+    ours, others = COMING_FROM[row[0].split()[0]]
+    for name in ours:
+        data = a_video(tmp_path / name)
+        done = run(words[0], exported[name], data, *words[3:], '--empty', 'nothing')
+        assert done.returncode == 0, (name, done.stderr)
+        assert [load_schema(data).parse(record.answer) for record in read_records(data)] == SAID, name
+    for name, count in others:
+        file, data = CASES / name, tmp_path / name
+        if name == 'intervals.csv': a_video(data, 'op1', 25, 20)
+        elif name.endswith('.txt'): a_video(data, file.stem, 25, 8)
+        else: pictures_of(data, ('a_000030.jpg', 'a_000040.jpg'))
+        done = run(words[0], file, data, *words[3:], *(['--empty', 'nothing'] if name == 'intervals.csv' else []))
+        assert done.returncode == 0 and f'{count} pictures labeled' in done.stdout, (name, done.stderr)
