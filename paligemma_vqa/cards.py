@@ -14,11 +14,11 @@ import yaml
 
 from .files import write_atomically
 
-# %% ../nbs/0_ground/04_cards.ipynb #6ed7d8f6
+# %% ../nbs/0_ground/04_cards.ipynb #9ba0c86c
 _ENTITIES = {ord(mark): f'&#{ord(mark)};' for mark in '<>&$|`"'}   # entities never begin markup; these do so even after \\
-_MARKUP = re.compile(r'([\\*_\[\](){}#!~@^])')
+_MARKUP = re.compile(r'([\\*\[\]#!~@^]|(?<!\w)_|_(?!\w)|(?<=\])\()')
 _TURNS = re.compile('[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]')
-_LINK = re.compile(r'(?<=[A-Za-z0-9])(://|\.)(?=\S)')          # shown as links although nobody wrote one
+_LINK = re.compile(r'://|(?i:(?<=www)\.)')                      # shown as links although nobody wrote one
 
 def escaped(
     text,      # A name, or anything that is shown as text

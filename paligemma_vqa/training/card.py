@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['model_card_head', 'model_card_text', 'write_model_card']
 
-# %% ../../nbs/3_train/11_card.ipynb #3df4461c
+# %% ../../nbs/3_train/11_card.ipynb #4509c951
 import re
 from pathlib import Path
 
 from .config import TrainingConfig
-from ..cards import CARD, put_card
+from ..cards import CARD, code_span, escaped, put_card, table
 from ..model.adapter import AdapterInfo
 
 # %% ../../nbs/3_train/11_card.ipynb #f79a77fc
@@ -27,7 +27,7 @@ def model_card_head(
     if on_hub and info.base_model.startswith('google/paligemma'): head |= dict(license='gemma')
     return head
 
-# %% ../../nbs/3_train/11_card.ipynb #98d1359f
+# %% ../../nbs/3_train/11_card.ipynb #a4817195
 _LIMITS = """## Limits
 
 - **Not a medical device.** Not for diagnosis, not for decisions about a patient, not for anything that a person does not
@@ -37,6 +37,11 @@ _LIMITS = """## Limits
 - Devices, hospitals, patients and procedures that were not in the training data can be answered worse, and no figure above
   shows it. Test on your own held-out *videos* before use.
 """
+_LOADING = """```python
+from paligemma_vqa.inference import Predictor
+predictor = Predictor.from_adapter("path/of/this/folder")
+predictor.predict("picture.jpg")[0].annotation
+```"""
 _SETTINGS = ('mode', 'lora_rank', 'lora_alpha', 'lora_dropout', 'use_dora', 'use_rslora', 'freeze_vision',
              'vision_lora', 'train_projector', 'learning_rate', 'schedule',
              'warmup_ratio', 'batch_size', 'accumulation_steps', 'epochs', 'optimizer', 'precision', 'augment', 'seed')
@@ -49,29 +54,25 @@ def model_card_text(
 ) -> str:
     "The card below its head, in Markdown"
     schema = info.schema
-    parts = [f'# {name}', f'Says which of the events {", ".join(schema.events)} are visible in a picture and in which '
-                          f'of the phases {", ".join(schema.phases)}, '
-             f'with probabilities. Trained with paligemma_vqa ({info.mode}) from `{info.base_model}`, pictures of '
-             f'{info.image_size} × {info.image_size} pixels.',
-             '```python\nfrom paligemma_vqa.inference import Predictor\npredictor = '
-             'Predictor.from_adapter("path/of/this/folder")\npredictor.predict("picture.jpg")[0].annotation\n```',
-             '## Question and answer', f'> {info.question}',
-             f'> {schema.render({schema.events[0]: schema.phases[0]}, info.answer_format)}',
-             '## Training data', f'Fingerprint `{info.dataset_fingerprint or "unknown"}`'
-             + (f'; pictures: {", ".join(f"{split} {number:,}" for split, number in examples.items())}' if examples
-                else '') + '. The dataset has a card of its own.']
+    def named(names): return ', '.join(map(escaped, names))
+    example = schema.render({schema.events[0]: schema.phases[0]}, info.answer_format)
+    pictures = named(f'{split} {number:,}' for split, number in (examples or {}).items())
+    parts = [f'# {escaped(name)}',
+             f'Says which of the events {named(schema.events)} are visible in a picture and in which of the phases '
+             f'{named(schema.phases)}, with probabilities. Trained with paligemma_vqa ({escaped(info.mode)}) from '
+             f'{code_span(info.base_model)}, pictures of {info.image_size} × {info.image_size} pixels.', _LOADING,
+             '## Question and answer', f'> {escaped(info.question)}', f'> {escaped(example)}',
+             '## Training data', f'Fingerprint {code_span(info.dataset_fingerprint or "unknown")}'
+             + (f'; pictures: {pictures}' if pictures else '') + '. The dataset has a card of its own.']
     if info.metrics:
+        rows = ([metric, f'{value:.3f}'] for metric, value in info.metrics.items() if isinstance(value, (int, float)))
         parts += ['## Figures', 'On the validation split, which also chose the epoch. Test figures come from '
-                                '`paligemma-vqa evaluate`.',
-                  '| metric | value |\n|---|---:|\n' + '\n'.join(f'| {metric} | {value:.3f} |' for metric,
-                                                                 value in info.metrics.items() if isinstance(value,
-                                                                                                             (int, float)))]
-    if info.told: parts += ['## History', '\n'.join(f'- {sentence}' for sentence in info.told)]
+                                '`paligemma-vqa evaluate`.', table(['metric', 'value'], rows)]
+    if info.told: parts += ['## History', '\n'.join(f'- {escaped(sentence)}' for sentence in info.told)]
     if config:
-        parts += ['## Settings', '| setting | value |\n|---|---:|\n'
-                  + '\n'.join(f'| {key} | {getattr(config, key)} |' for key in _SETTINGS)]
+        parts += ['## Settings', table(['setting', 'value'], ([key, getattr(config, key)] for key in _SETTINGS))]
     parts += [_LIMITS, 'Made with ' + ', '.join(f'{package} {version}' for package, version in info.versions.items())
-              + f'; base weights `{info.base_fingerprint}`.\n']
+              + f'; base weights {code_span(info.base_fingerprint)}.\n']
     return '\n\n'.join(parts)
 
 # %% ../../nbs/3_train/11_card.ipynb #c0698d3c

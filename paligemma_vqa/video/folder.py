@@ -6,12 +6,12 @@
 __all__ = ['Outcome', 'result_folders', 'analyze_one', 'left_out', 'analyze_folder', 'queue_from_folder', 'analyze_folder_on_ray']
 
 # %% ../../nbs/6_watch/08_folder.ipynb #33541ad2
-import csv, io, json, logging, os, time, traceback
+import json, logging, os, time, traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import to_table, write_atomically
 from ..media.folders import look_into
 from ..schema import EventSchema, VQAError
 from .belief import smoothing_of
@@ -86,11 +86,8 @@ def left_out(folder:str|Path) -> list[Outcome]:
             for kind, reason in reasons.items() for path in getattr(contents, kind)]
 
 def _write_tables(output_dir:Path, outcomes:Sequence[Outcome]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in fields(Outcome)], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(asdict(outcome) for outcome in outcomes)
-    write_atomically(output_dir / 'videos.csv', [text.getvalue().encode()])
+    table = to_table([f.name for f in fields(Outcome)], map(asdict, outcomes))
+    write_atomically(output_dir / 'videos.csv', [table.encode()])
     segments = [segment for outcome in outcomes if outcome.status in ('done', 'kept')
                 for segment in read_segments(output_dir / outcome.folder / 'segments.json')]
     write_atomically(output_dir / 'segments.csv', [to_csv(segments).encode()])
