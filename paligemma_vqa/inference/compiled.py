@@ -35,38 +35,22 @@ class ColumnCache:
             return keys, values
         return self.keys[layer].index_copy_(2, self.at, keys), self.values[layer].index_copy_(2, self.at, values)
 
-# %% ../../nbs/4_answer/05_compiled.ipynb #ff617938
-class FixedPasses(Passes):
-    "Passes over always the same number of pictures and nodes, compiled or not; one batch after the other"
-    def __init__(self,
-        model,                      # A PaliGemma (2) model, with or without LoRA
-        candidates:Sequence[int],   # Every token that an answer can hold
-        rows:int=1,                 # Pictures; a smaller batch is filled up
-        # Nodes in the first pass at least; it is filled up to a multiple of 16 tokens. None: 24 on a CPU, else 64
-        first_slots:int|None=None,
-        slots:int|None=None,        # Nodes in each later pass; None: 32 on a CPU, else 64
-        # For how many later passes there is room at first; more double it, which compiles anew
-        later:int=10,
-        compiled:bool=True,         # False: only the shapes, for a look at what the compiler is given
-    ):
+# %% ../../nbs/4_answer/05_compiled.ipynb #56c1b5e1
+class _FixedShapes(Passes):
+    "Passes over always the same number of pictures and nodes; one batch after the other"
+    _cache = _made_for = None
+    is_replayed = False             # Whether passes are recorded as CUDA graphs, whose results the next one overwrites
+
+    def __init__(self, model, candidates:Sequence[int], rows:int, first_slots:int|None, slots:int|None, later:int):
         super().__init__(model, candidates)
         # where each token of the first pass costs, and the first few of a later one do not
         is_cpu = self.device.type == 'cpu'
         self._least = (24 if is_cpu else 64) if first_slots is None else first_slots
         self.slots = (32 if is_cpu else 64) if slots is None else slots
         self.rows, self.later = rows, later
-        self._cache, self._made_for, self._replay = None, None, compiled and self.device.type == 'cuda'
-        self.runs_until_fast = 3 if self._replay else 1      # a CUDA graph is tried out, then recorded, then replayed
-        if compiled:
-            # What is guarded, before each call, leaves the model out: it has hundreds of weights, and nobody changes it meanwhile
-            options = dict(guard_filter_fn=torch.compiler.skip_guard_on_all_nn_modules_unsafe)
-            if self._replay: options['triton.cudagraphs'] = True
-            # by way of exp, twice as fast; GELU and soft-capping are full of it
-            if is_cpu: options['cpp.use_decompose_tanh'] = True
-            self._read_trunk = torch.compile(_of_its_own(self._read_trunk), dynamic=False, options=options)
-            self._read_nodes = torch.compile(_of_its_own(self._read_nodes), dynamic=False, options=options)
 
     def begin(self, inputs:Mapping, intro:Sequence[int]) -> None:
+        "Take a batch of `rows` pictures or fewer; `VQAError` when there are more"
         given = len(inputs['input_ids'])
         if given > self.rows:
             raise VQAError(f'{given} pictures for passes over {self.rows}', remedy='Give fewer at once.')
@@ -80,6 +64,9 @@ class FixedPasses(Passes):
         hidden, logits = super().run(filled(tokens), filled(depths), filled(sees))
         return hidden[:self._given], logits[:self._given]
 
+# %% ../../nbs/4_answer/05_compiled.ipynb #f1d08069
+class _Columns(_FixedShapes):
+    "Keys and values where they stay, with room that doubles when it is full"
     def _new_cache(self):
         trunk = self._trunk.shape[1]
         self.first_slots = self._least + -(trunk + self._least) % 16
@@ -104,14 +91,14 @@ class FixedPasses(Passes):
         if end > self._key_positions.shape[1]: self._grow()
         self._key_positions[:, self.columns:end] = positions
         if not is_first: sees = torch.nn.functional.pad(sees, (0, self._key_positions.shape[1] - end))
-        if self._replay: torch.compiler.cudagraph_mark_step_begin()
+        if self.is_replayed: torch.compiler.cudagraph_mark_step_begin()
         with self._masks(sees, positions, is_first) as masks:
             self._cache.at = None if is_first else torch.arange(self.columns, end, device=self.device)
             found = (self._read_trunk(tokens, positions, masks, self._pixels, self._features) if is_first
                      else self._read_nodes(tokens, positions, masks))
-        return [values.clone() for values in found] if self._replay else found    # the next replay writes over them
+        return [values.clone() for values in found] if self.is_replayed else found    # the next replay writes over them
 
-# %% ../../nbs/4_answer/05_compiled.ipynb #a82685c5
+# %% ../../nbs/4_answer/05_compiled.ipynb #c3465ab1
 def _of_its_own(method):
     """The same method with a code object of its own, by which torch.compile keeps what it made: no other model's
     program can be taken for ours"""
@@ -120,6 +107,34 @@ def _of_its_own(method):
                         function.__closure__)
     return MethodType(copy, method.__self__)
 
+# %% ../../nbs/4_answer/05_compiled.ipynb #e06d3744
+class FixedPasses(_Columns):
+    "Passes over always the same number of pictures and nodes, compiled or not; one batch after the other"
+    def __init__(self,
+        model,                      # A PaliGemma (2) model, with or without LoRA
+        candidates:Sequence[int],   # Every token that an answer can hold
+        rows:int=1,                 # Pictures; a smaller batch is filled up
+        # Nodes in the first pass at least; it is filled up to a multiple of 16 tokens. None: 24 on a CPU, else 64
+        first_slots:int|None=None,
+        slots:int|None=None,        # Nodes in each later pass; None: 32 on a CPU, else 64
+        # For how many later passes there is room at first; more double it, which compiles anew
+        later:int=10,
+        compiled:bool=True,         # False: only the shapes, for a look at what the compiler is given
+    ):
+        super().__init__(model, candidates, rows, first_slots, slots, later)
+        self.is_replayed = compiled and self.device.type == 'cuda'
+        self.runs_until_fast = 3 if self.is_replayed else 1  # a CUDA graph is tried out, then recorded, then replayed
+        if compiled:
+            # What is guarded, before each call, leaves the model out: it has hundreds of weights, and nobody changes
+            # it meanwhile
+            options = dict(guard_filter_fn=torch.compiler.skip_guard_on_all_nn_modules_unsafe)
+            if self.is_replayed: options['triton.cudagraphs'] = True
+            # by way of exp, twice as fast; GELU and soft-capping are full of it
+            if self.device.type == 'cpu': options['cpp.use_decompose_tanh'] = True
+            self._read_trunk = torch.compile(_of_its_own(self._read_trunk), dynamic=False, options=options)
+            self._read_nodes = torch.compile(_of_its_own(self._read_nodes), dynamic=False, options=options)
+
+# %% ../../nbs/4_answer/05_compiled.ipynb #58fb0425
 def warm_up(
     passes:FixedPasses,
     automaton:AnswerAutomaton,
