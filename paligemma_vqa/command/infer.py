@@ -14,9 +14,9 @@ from typing import Annotated, Optional
 import typer
 from tqdm import tqdm
 
+from .elsewhere import Labels, Schema, predictor_for
 from .terminal import (Adapter, BatchSize, Compile, Device, Dtype, Json, Model, Quantization,
-                                            predictor_of,
-                                           say, say_json)
+                                            say, say_json)
 from ..hints import pasteable
 from ..schema import VQAError
 
@@ -82,6 +82,8 @@ def infer(
     image_path: Annotated[Path, typer.Option('--image-path', help='A picture or a folder of them.')],
     lora_path: Adapter = None,
     model: Model = None,
+    schema: Schema = None,
+    data: Labels = None,
     prompt: Annotated[Optional[str], typer.Option('--prompt', help='Ask something else; the answer is then free text.',
                                                   show_default=False)] = None,
     save_dir: Annotated[Optional[Path], typer.Option('--save-dir',
@@ -98,7 +100,8 @@ def infer(
     files, is_folder, failed = _pictures(image_path, save_dir), image_path.is_dir(), 0
     root = image_path if is_folder else image_path.parent
     drawings = drawing_names([path.relative_to(root).as_posix() for path in files])
-    predictor = predictor_of(lora_path, model, device, dtype, quantization=quantization, compile=compile)
+    predictor = predictor_for(lora_path, model, files, schema, data, device=device, dtype=dtype,
+                              quantization=quantization, compile=compile)
     with tempfile.TemporaryDirectory() as scratch:
         kept = Path(save_dir or scratch)
         kept.mkdir(parents=True, exist_ok=True)

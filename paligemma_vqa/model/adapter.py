@@ -154,7 +154,7 @@ def load_adapter(
     if soft_capping is not None and soft_capping != info.soft_capping:
         raise VQAError(f'the adapter was trained with soft-capping {_on(info.soft_capping)}', folder,
                        remedy='Leave soft_capping out.')
-    is_whole = (folder / 'config.json').exists()
+    is_whole = (folder / 'config.json').exists() and not (folder / 'adapter_config.json').exists()
     name = folder if is_whole else base or info.base_model
     if not is_whole and (found := base_fingerprint(name)) != info.base_fingerprint:
         raise VQAError(f"the adapter was trained on another base ('{info.base_model}' {info.base_fingerprint}, not "
@@ -167,7 +167,8 @@ def load_adapter(
     quantization = quantization or ('nf4' if info.mode == 'qlora' else 'none')
     model, processor = load_base(name, dtype=dtype, device=device, attention=attention,
                                  soft_capping=info.soft_capping or False,
-                                 quantization=None if quantization == 'none' else quantization)
+                                 quantization=None if quantization == 'none' else quantization,
+                                 processor_of=base if is_whole else None)
     if not is_whole:
         model = load_lora(model, folder)
         # merging into four bits would round it away

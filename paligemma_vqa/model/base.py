@@ -127,6 +127,7 @@ def load_base(
     soft_capping:bool|None=None,     # None: as the checkpoint's configuration says
     attention:str|None=None,         # The language model's; the vision tower's is SDPA
     training:bool=False,             # Whether the attention must have a backward pass
+    processor_of:str|Path|None=None, # Another base to take the processor from; None: `name`
 ):
     "(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model"
     if quantization not in (None, 'nf4'):
@@ -146,7 +147,8 @@ def load_base(
             model, report = PaliGemmaForConditionalGeneration.from_pretrained(
                 folder, config=config, dtype=dtype, attn_implementation=implementation, use_safetensors=True,
                 local_files_only=True, output_loading_info=True, **options)
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(base_folder(processor_of) if processor_of else folder,
+                                                      local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise VQAError(f'the checkpoint cannot be loaded ({str(error).splitlines()[0]:.200})', folder,
                        remedy='Copy or download it again.') from error
