@@ -81,8 +81,9 @@ def adapter_folder(
 ) -> Path:
     "Where the weights are; `VQAError` when there is no such folder"
     folder = Path(folder)
-    if not folder.exists():
-        raise VQAError('there is no such folder', folder, remedy='Give the folder of an adapter or of a training run.')
+    if not folder.is_dir():
+        raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder',
+                       folder, remedy='Give the folder of an adapter or of a training run.')
     inside = folder / 'adapter'
     return inside if not (folder / INFO_FILE).exists() and (inside / INFO_FILE).exists() else folder
 

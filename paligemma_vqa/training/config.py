@@ -99,7 +99,10 @@ _RANGES = (('lora_rank lora_alpha learning_rate batch_size accumulation_steps ep
             'early_stopping save_total_limit log_steps max_grad_norm', _positive, 'greater than 0'),
            ('weight_decay workers', _not_negative, '0 or more'),
            ('warmup_ratio lora_dropout', _fraction, 'from 0 up to 1'),
-           ('balance', lambda x: 0 <= x <= 1, '0 to 1'), ('seed', lambda x: 0 <= x < 2**32, '0 to 4294967295'),
+           ('balance', lambda x: 0 <= x <= 1, '0 to 1'), ('workers', lambda x: x <= 1024, '1024 at most'),
+           ('lora_rank batch_size accumulation_steps max_steps eval_steps eval_batch_size early_stopping '
+            'save_total_limit log_steps epochs', lambda x: x < 2**31, 'less than 2147483648'),
+            ('seed', lambda x: 0 <= x < 2**32, '0 to 4294967295'),
            ('lora_targets base best_metric', bool, 'not empty'))
 
 def check_settings(settings:TrainingSettings) -> None:
@@ -160,6 +163,8 @@ class TrainingConfig(TrainingSettings):
         path = Path(path)
         try: return cls.from_dict(yaml.safe_load(path.read_text(encoding='utf-8')) or {})   # JSON is YAML
         except FileNotFoundError: raise VQAError('there is no such file', path) from None
+        except OSError as error:
+            raise VQAError(f'cannot be read ({error.strerror})', path, remedy='Give a YAML or JSON file.') from None
         except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
         except yaml.YAMLError as error:
             mark = getattr(error, 'problem_mark', None)

@@ -77,22 +77,26 @@ def command_lines(world, output):
 def shortened(words) -> str: return ' '.join(word if len(word) < 80 else word[:40] + '…' for word in words).replace('\0', '\\0').encode('unicode_escape').decode()
 
 
-def complaint(words, limit_s=20) -> str | None:
-    "What is wrong with how the command answered; None when all is well"
+def answer(words, limit_s=20) -> tuple[int, str, str]:
+    "Exit code, standard output and standard error"
     out, err = io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True), io.TextIOWrapper(io.BytesIO(), encoding='utf-8', errors='backslashreplace', write_through=True)
     def late(*_): raise TimeoutError(f'longer than {limit_s} s')
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(limit_s)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = run(words)
-    except BaseException as error: return f'{type(error).__name__}: {str(error)[:300]}'
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    out, err = (stream.buffer.getvalue().decode('utf-8', 'replace') for stream in (out, err))
+    return code, *(stream.buffer.getvalue().decode('utf-8', 'replace') for stream in (out, err))
+
+
+def complaint(words, code, out, err) -> str | None:
+    "What is wrong with how the command answered; None when all is well"
     lines = [line for line in err.splitlines() if line.startswith('Error:')]
     if code not in (0, 1, 2, 130): return f'exit code {code}'
-    if 'Traceback' in err: return 'a traceback'
+    if 'Traceback' in err or 'should not happen' in err or 'longer than' in err: return f'an error that nobody foresaw: {err[-300:]}'
+    if 'Error: a file:' in err: return f'a complaint of a file without its name: {err[-300:]}'
     if words[:1] == ['lint'] and out and not lines: return   # findings are the result; 2 says that there are errors
     if code and len(lines) != 1 and words: return f'exit code {code} and {len(lines)} lines of error: {err[-300:]}'
     if '--json' in words:
@@ -106,7 +110,7 @@ def test_a_bad_command_line_gets_one_line(name, world, tmp_path, monkeypatch):
     lines = [words for words in command_lines(world, tmp_path / 'out') if words[:1] == [name]]
     start, found = time.monotonic(), {}
     for words in lines:
-        if wrong := complaint(words): found[shortened(words)] = wrong
+        if wrong := complaint(words, *answer(words)): found[shortened(words)] = wrong
     print(f'{name}: {len(lines)} command lines in {time.monotonic() - start:.0f} s')
     assert not found, '\n'.join(f'{words}\n    {wrong}' for words, wrong in found.items())
 
@@ -116,4 +120,53 @@ def test_there_are_enough_of_them(world, tmp_path): assert sum(1 for _ in comman
 
 def test_lines_without_a_command(world, tmp_path):
     for words in [words for words in command_lines(world, tmp_path) if words[:1] == [] or words[0] not in COMMANDS]:
-        assert complaint(words) is None, (words, complaint(words))
+        assert (wrong := complaint(words, *answer(words))) is None, (words, wrong)
+
+
+@pytest.fixture(scope='module')
+def bad_lines(trained, bikes, tmp_path_factory):
+    "With an adapter, a data set and a video that are good, so that nothing else is in the way: the line, and what it must say"
+    folder = tmp_path_factory.mktemp('bad')
+    adapter, data, file = trained / 'run/adapter', trained / 'data', folder / 'file'
+    file.write_text('x')
+    picture = next((data / 'images').iterdir())
+    ask = ['infer', '--image_path', picture, '--lora_path', adapter]
+    begin = ['train', '--data', data, '--model', 'tiny', '--output', folder / 'run']
+    look, watch = ['video', '--video_path', bikes, '--lora_path', adapter, '--output', folder / 'v'], ['video', '--source', bikes, '--lora_path', adapter, '--output', folder / 'w']
+    score = ['evaluate', '--data', data, '--lora_path', adapter]
+    cut = ['frames', bikes, '--output', folder / 'frames']
+    yield [
+        *([*ask, '--device', name, f"no device '{name}'"] for name in ('nope', 'cuda:99', 'meta', 'cpu:x')),
+        *([*ask, '--dtype', name, f"dtype is '{name}'"] for name in ('nope', 'int8', 'float64')),
+        [*ask, '--quantization', 'nf8', "unknown quantization 'nf8'"], [*ask, '--device', '', '--device is empty'], [*ask, '--device=', '--device is empty'],
+        [*ask, '--save_dir', '/proc/x', '/proc/x: nothing can be written'], [*ask, '--save_dir', picture.parent, 'over the pictures'],
+        *([*command[:3], '--lora_path', file, 'file: is a file, not the folder of an adapter'] for command in (ask, score, ['video', '--video_path', bikes])),
+        ['merge', '--lora_path', file, '--output', folder / 'm', 'is a file, not the folder of an adapter'], ['merge', '--lora_path', adapter, '--output', adapter, 'is not empty'],
+        ['merge', '--lora_path', adapter, '--output', '/proc/x', 'nothing can be written'], ['label', data, '--no-browser', '--lora_path', file, 'is a file, not the folder'],
+        *([*begin, '--set', text, says] for text, says in (
+            ('epochs=[', "'epochs=[' cannot be read"), ('seed=5000000000', 'seed is 5000000000'), ('epochs=', 'epochs is None'), ('epochs=nan', 'epochs is'), ('base=[]', 'base is given twice'),
+            ('workers=100000', 'workers is 100000'), ('max_steps=99999999999999999999', 'less than 2147483648'), ('eval_steps=9223372036854775808', 'less than 2147483648'),
+            ('lora_targets=[nope]', 'nope'), ('report_to=[nope]', "no tracker 'nope'"), ('batch_size=1e99', 'batch_size is'), ('nope=1', "unknown setting 'nope'"), ('precision=fp16', 'fp16 needs a GPU'))),
+        [*begin, '--config', data, f'{data}: cannot be read'], [*begin, '--config', '/proc/self/mem', '/proc/self/mem: '], [*begin, '--config', picture, 'not UTF-8'], [*begin, '--from', file, 'not the folder of an adapter'],
+        [*begin, '--from', data, 'not an adapter folder'], [*begin, '--epochs', '3', '--set', 'epochs=5', 'epochs is given twice'], ['train', '--resume', '--output', folder / 'none', '--data'],
+        [*look, '--fps', 'inf', 'fps'], [*look, '--fps', '1e300', 'fps'], [*look, '--alert', 'A', '--alert is only for a stream'], [*look, '--latency-budget', '3', 'only for a stream'], [*look, '--budget', '3', '--to-label'],
+        [*look, '--to-label', file, 'file: is not a folder'], [*look, '--method', 'nope', "'nope'"], [*look, '--rules', file, 'list of rules'], [*look, '--truth', file, 'file:1'], [*look, '--fit-to', folder, 'labels.jsonl'],
+        [*look[:-1], '/proc/x', 'nothing can be written'],
+        *([*watch, option, value, f'{option} does nothing'] for option, value in (('--truth', file), ('--to-label', folder / 'q'), ('--budget', '3'), ('--skip-unchanged', '2'), ('--method', 'raw'))),
+        [*watch, '--alert', 'ZZ', "'ZZ'"], [*watch, '--latency-budget', '0', 'latency budget is 0'], [*watch, '--lag', '-1', '--lag'],
+        [*score, '--split', 'nope', "no split 'nope'"], [*score, '--output', file, 'is not a folder'], [*score, '--output', '/proc/x', 'nothing can be written'], [*score, '--against', file, 'not the folder of an adapter'],
+        [*cut, '--every', '0', 'every 0'], [*cut, '--scene', '7', 'change by 7'], [*cut, '--uncertain', '-3', '--uncertain is -3'], [*cut, '--uncertain', '3', '--lora_path DIR'], [*cut, '--lora_path', adapter, 'nothing without --uncertain'],
+        ['export', data, folder / 'x.csv', '--video', 'nope', "video 'nope'"], ['export', data, folder / 'x.csv', '--fps', '3', 'a rate means nothing for csv'], ['export', data, folder, 'is a folder'],
+        ['export', data, '/dev/full', '--format', 'csv', '/dev/full: no space left'], ['export', data, '/proc/x.csv', 'nothing can be written'], ['split', data, '--by', 'video', '--gap', '5', '--gap does nothing'],
+    ]
+
+
+def test_bad_command_lines_with_a_real_adapter(bad_lines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    for *words, says in bad_lines:
+        words = list(map(str, words))
+        code, out, err = answer(words, 60)
+        if wrong := complaint(words, code, out, err) or (says not in err or code not in (1, 2) or out) and f'{code}: {err[-300:]}': found[shortened(words)] = wrong
+    assert not found, '\n'.join(f'{words}\n    {wrong}' for words, wrong in found.items())
+    assert not (tmp_path / 'runs').exists()

@@ -258,7 +258,9 @@ def export_labels(
                        remedy=f"The videos are {', '.join(videos[:10])}." if videos
                        else 'No picture belongs to a video.')
     records = _to_write(records, format, schema, tell)
-    options = dict(fps=fps) if 'fps' in inspect.signature(WRITERS[format]).parameters else {}
+    if fps is not None and 'fps' not in inspect.signature(WRITERS[format]).parameters:
+        raise VQAError(f'a rate means nothing for {format}', remedy='Leave fps out.')
+    options = dict(fps=fps) if fps is not None or 'fps' in inspect.signature(WRITERS[format]).parameters else {}
     write_atomically(path, [WRITERS[format](records, schema, folder, **options)])
     if format == 'label-studio':
         config = path.with_suffix('.config.xml')
