@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from .terminal import Adapter, Json, Seed, existing_folder, predictor_of, say, say_json, say_next
+from ..files import check_place
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/06_data.ipynb #c5f86f5a
@@ -37,7 +38,10 @@ def frames(
     from paligemma_vqa.dataset.extract import extract_frames
     from paligemma_vqa.dataset.pictures import FRAMES, read_frames_file
     from paligemma_vqa.dataset.splits import advice_on_videos
-    folder = output or video.with_suffix('')
+    folder = check_place(output or video.with_suffix(''))
+    if uncertain is not None and uncertain < 1: raise VQAError(f'--uncertain is {uncertain}', remedy='Give 1 or more.')
+    if lora_path and uncertain is None:
+        raise VQAError('--lora-path does nothing without --uncertain', remedy='Add --uncertain 100, or leave it out.')
     choice = dict(predictor=predictor_of(lora_path), count=uncertain) if uncertain is not None else {}
     taken = extract_frames(video, folder, every_s=every, scene=scene, **choice)
     if json_:
@@ -116,6 +120,8 @@ def split(
     from paligemma_vqa.dataset.loading import split_dataset
     from paligemma_vqa.dataset.records import Records
     from paligemma_vqa.dataset.splits import WAYS
+    if gap is not None and by not in (None, 'time'):
+        raise VQAError(f'--gap does nothing with --by {by}', remedy='Leave it out, or use --by time.')
     splits = split_dataset(existing_folder(data), seed=seed, by=by, anew=anew, gap_s=gap)
     leaks = find_leaks(data, Records(data), splits)
     if json_: return say_json(splits.to_dict() | dict(leaks=leaks.to_dict()))

@@ -13,6 +13,7 @@ import typer
 
 from .terminal import (Adapter, BatchSize, Data, Device, Dtype, Json, Model, existing_folder,
                                             predictor_of, say, say_json, say_next)
+from ..files import check_place
 
 # %% ../../nbs/9_command/10_evaluate.ipynb #b7269a0f
 def evaluate(
@@ -36,9 +37,9 @@ def evaluate(
     from paligemma_vqa.command.report import evaluate as score
     from paligemma_vqa.command.report import summary_table
     existing_folder(data)
+    output = check_place(output or (lora_path or Path('runs'))/'evaluation')
     predictor = predictor_of(lora_path, model, device, dtype, _schema_of(data))
     other = predictor_of(against, model, device, dtype) if against else None
-    output = output or (lora_path or Path('runs'))/'evaluation'
     report = score(predictor, data, split=split, against=other, baselines=baselines, with_robustness=robustness,
                    batch_size=batch_size, output_dir=output)
     if json_: return say_json(report)

@@ -13,6 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from .terminal import existing_folder, say, say_next
+from ..files import check_file_to_write, check_place
 from ..hints import pasteable
 from ..schema import VQAError
 
@@ -76,6 +77,7 @@ def import_(
     from paligemma_vqa.dataset.formats import import_labels, read_mapping
     for path in (file, map_):
         if path and not path.is_file(): raise VQAError('no such file', path, remedy='Check the path.')
+    check_place(data)
     if replace and join: raise VQAError('--replace and --join together', remedy='Choose one.')
     mapping = read_mapping(map_) if map_ else None
     imported = import_labels(file, existing_folder(data), format_, mapping=mapping, video=video, empty=empty,
@@ -104,6 +106,7 @@ def export_(
 ):
     "Write the labels for another tool."
     from paligemma_vqa.dataset.formats import export_labels
+    check_file_to_write(file)
     say(export_labels(existing_folder(data), file, format_, video=video, fps=fps,
                       tell=lambda note: print(note, file=sys.stderr)))
     print('To take changes back:', pasteable('import', file, data, '--replace'), file=sys.stderr)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Data', 'Adapter', 'Model', 'BatchSize', 'Seed', 'Json', 'Device', 'Dtype', 'Quantization', 'Compile', 'OUTPUTS',
-           'only_results', 'say', 'say_next', 'plain', 'say_json', 'existing_folder', 'checked', 'predictor_of']
+           'ADAPTERS', 'only_results', 'say', 'say_next', 'plain', 'say_json', 'existing_folder', 'check_adapter',
+           'checked', 'predictor_of']
 
 # %% ../../nbs/9_command/03_terminal.ipynb #49dbaf02
 import json, math, sys
@@ -94,6 +95,13 @@ def existing_folder(path:Path, what:str='folder') -> Path:
 
 # %% ../../nbs/9_command/03_terminal.ipynb #4dfa8180
 OUTPUTS = ('output', 'save_dir', 'clips_dir', 'to_label')   # Options that name the folder where results go
+ADAPTERS = ('lora_path', 'against', 'from_')                # and those that name the folder of an adapter
+
+def check_adapter(folder:Path) -> Path:
+    "`folder`, if it is one; else `VQAError`. What is in it is looked at when it is loaded, which takes seconds"
+    if folder.is_dir(): return folder
+    raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder', folder,
+                   remedy='Give the folder of an adapter or of a training run.')
 
 # %% ../../nbs/9_command/03_terminal.ipynb #4c159541
 def _check_path(path:Path) -> None:
@@ -117,6 +125,7 @@ def checked(command:Callable) -> Callable:
                 if isinstance(one, str) and any('\ud800' <= mark <= '\udfff' for mark in one):
                     raise VQAError(f'{option} holds half a character', remedy='Type it again.')
             if name in OUTPUTS and value is not None: check_place(value)
+            if name in ADAPTERS and value is not None: check_adapter(value)
         try: return command(**options)
         except KeyboardInterrupt: raise VQAError('stopped; what was finished is kept', exit_code=130) from None
     return run

@@ -26,7 +26,7 @@ def video(
     lora_path: Adapter = None,
     model: Model = None,
     output: Annotated[Path, typer.Option('--output', help='Result folder.')] = Path('runs/video'),
-    fps: Annotated[float, typer.Option('--fps', min=0.01, help='Frames looked at per second of video.')] = 5,
+    fps: Annotated[float, typer.Option('--fps', min=0.01, max=1000, help='Frames looked at per second of video.')] = 5,
     source: Annotated[Optional[str], typer.Option('--source',
                                                   help='Live: camera number, rtsp:// or http:// address, or a file '
                                                        'played at its own rate.', show_default=False)] = None,
@@ -103,7 +103,7 @@ def video(
     from paligemma_vqa.video.belief import smoothing_of
     how = smoothing_of(predictor, method, dynamics)   # what is kept with the adapter is read before work begins
     if source is not None:
-        return _live(predictor, source, fps, latency_budget or 500, alert or (), output, json_, on_alert, rules,
+        return _live(predictor, source, fps, 500 if latency_budget is None else latency_budget, alert or (), output, json_, on_alert, rules,
                      batch_size=batch_size,
                      dynamics=dynamics, lag_s=0.5 if lag is None else lag)
     print(f'Smoothing: {how}', file=sys.stderr)

@@ -77,7 +77,7 @@ def command_lines(world, output):
 def shortened(words) -> str: return ' '.join(word if len(word) < 80 else word[:40] + '…' for word in words).replace('\0', '\\0').encode('unicode_escape').decode()
 
 
-def answer(words, limit_s=20) -> tuple[int, str, str]:
+def answer(words, limit_s=60) -> tuple[int, str, str]:
     "Exit code, standard output and standard error"
     out, err = io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True), io.TextIOWrapper(io.BytesIO(), encoding='utf-8', errors='backslashreplace', write_through=True)
     def late(*_): raise TimeoutError(f'longer than {limit_s} s')
