@@ -336,8 +336,9 @@ def _embedded(figure) -> str:
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 def _gallery(frames:Frames, rows:Sequence[int], other:Frames|None=None) -> str:
-    say = lambda codes: ', '.join(f'{e} {p}' for e,
-                                  p in frames.schema.from_codes(tuple(int(c) for c in codes)).items()) or 'nothing'
+    def say(codes):
+        found = frames.schema.from_codes(tuple(int(code) for code in codes))
+        return html.escape(', '.join(f'{event} {phase}' for event, phase in found.items()) or 'nothing')
     cells = []
     for row in rows:
         picture = cv2.cvtColor(open_image(frames.images[row]), cv2.COLOR_RGB2BGR)

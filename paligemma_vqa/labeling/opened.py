@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['locked', 'entry_user', 'told', 'check_annotator', 'OpenFolder', 'about_pictures', 'refresh', 'scan', 'look_around']
 
-# %% ../../nbs/1_label/12_opened.ipynb #a69dee0e
+# %% ../../nbs/1_label/12_opened.ipynb #6ae0dc94
 import os, re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +13,8 @@ from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
+
+from PIL import features
 
 from ..dataset.records import Pictures, load_schema
 from ..journal import Journal, read_journal, read_mended, use_lines
@@ -103,7 +105,7 @@ class OpenFolder:
     @property
     def closed(self) -> bool: return not self.read_only and self.journal.closed
 
-# %% ../../nbs/1_label/12_opened.ipynb #e1c51268
+# %% ../../nbs/1_label/12_opened.ipynb #20cefa38
 def about_pictures(store:OpenFolder) -> list[str]:
     "What is to be known about files that should be pictures"
     pictures, images, said = store.pictures, store.folder/'images', []
@@ -118,9 +120,11 @@ def about_pictures(store:OpenFolder) -> list[str]:
     if others := [path for path in beside if path not in set(dangling)]:
         said.append(f'{len(others)} files in {images} are left out, since they are no pictures that can be opened '
                     f'here: {_some(others)}.')
-    heif = [item for item in pictures.items if item.lower().endswith(('.heic', '.heif'))]
-    if heif and find_spec('pillow_heif') is None:
-        said.append(f'{len(heif)} pictures are HEIC and cannot be shown. Run pip install "paligemma_vqa[heif]".')
+    for kind, suffixes, is_there, package in (
+            ('HEIC', ('.heic', '.heif'), find_spec('pillow_heif') is not None, '"paligemma_vqa[heif]"'),
+            ('AVIF', ('.avif',), features.check('avif'), '--upgrade pillow')):
+        found = [] if is_there else [item for item in pictures.items if item.lower().endswith(suffixes)]
+        if found: said.append(f'{len(found)} pictures are {kind} and cannot be shown. Run pip install {package}.')
     return said
 
 def _some(paths:Sequence[str]) -> str: return ', '.join(paths[:3]) + (', …' if len(paths) > 3 else '')

@@ -96,7 +96,7 @@ class Whereabouts:
         self.item, self.row = store.items[0], 0            # the picture on screen, the active event
         self.anchor:str|None = None                        # other end of the selected run; this end is on screen
         # kept up to date: counting 100,000 takes a while
-        self.statuses = {item: status for item in store.items if (status := store.status(item)) != 'todo'}
+        self.statuses = store.statuses()
         # they come before the videos
         self.lone = store.items[:len(store.items) - sum(map(len, store.videos.values()))]
         self._places, self._are_videos, self._hold = {}, {}, None
