@@ -18,7 +18,8 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace
 
-from .tracks import Clockwork, Table, Timed, has_index, is_high_definition, pixel_aspect, square_size
+from .tracks import (Clockwork, Table, Timed, has_index, is_high_definition, origin_of, own_dts,
+                                        pixel_aspect, square_size)
 from ..schema import VQAError
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #45359a7e
@@ -192,18 +193,23 @@ class Decoder:
 
     def _forget(self) -> None: self.codec.flush_buffers(); self.is_waiting = True
 
-    def _drain(self) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    def _drain(self, before_s:float=np.inf) -> Iterator[tuple[int, float, av.VideoFrame]]:
+        "The pictures that are still inside; those that claim to be shown later than `before_s` are not what they claim"
         try: frames = self.codec.decode(None)
         except av.FFmpegError: frames = []
         for frame in frames:
-            if not frame.is_corrupt: yield from self._place(frame, is_recovered=False)
+            is_late = frame.pts is not None and frame.pts * self.time_base + self.shift_s >= before_s
+            if not frame.is_corrupt and not is_late: yield from self._place(frame, is_recovered=False)
+            elif not self.clock.has_showing_times and self._times: heappop(self._times); self.shown += 1
+            if frame.is_corrupt: self.ledger.reason = 'damaged picture'
 
     def feed(self, timed:Timed, is_wanted:bool=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
         "The pictures that come out when this packet goes in"
         packet = timed.packet
         if not packet.size and packet.dts is not None: return   # AVI's sign for a picture that was dropped
         if timed.note: yield from self._heed(timed)
-        if timed.time_s is not None: heappush(self._times, timed.time_s)
+        # What an edit list hides is decoded, because others need it, and never comes out
+        if timed.time_s is not None and packet.size and not packet.is_discard: heappush(self._times, timed.time_s)
         if packet.size and self._must_wait(timed): return self.ledger.trouble('it begins in the middle')
         is_wanted = is_wanted or not self.clock.has_showing_times
         self.codec.skip_frame = 'DEFAULT' if is_wanted else 'NONREF'
@@ -217,8 +223,9 @@ class Decoder:
 
     def _heed(self, timed:Timed) -> Iterator[tuple[int, float, av.VideoFrame]]:
         "What a packet says about those before it"
+        is_hole = not timed.is_restart and timed.packet.dts is not None and self.clock.can_miss
         if not timed.is_restart: self.ledger.trouble(timed.note)
-        yield from self._drain()
+        yield from self._drain(float(timed.packet.dts * self.time_base) + timed.shift_s if is_hole else np.inf)
         self._forget()
         self._patience = np.inf
         if timed.is_restart: self.ledger.restart(timed.time_s, timed.note)
@@ -258,6 +265,10 @@ class Decoder:
         yield index, time_s, frame
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #866c3f06
+def _hides(stream) -> bool:
+    "Whether an edit list leaves out pictures, as far as the first minutes show"
+    return any(entry.is_discard for entry in stream.index_entries[:10_000])
+
 def _go_in_mp4(container, stream, time_s:float) -> int:
     "To a key frame that is shown at `time_s` or before; its number in the order of decoding"
     pts = int(time_s / stream.time_base)
@@ -268,7 +279,10 @@ def _go_in_mp4(container, stream, time_s:float) -> int:
         except av.FFmpegError: continue
         if first is not None and first.pts is not None and first.pts <= pts: break
     container.seek(target, stream=stream)
-    return 0 if first is None or first.dts is None else stream.index_entries.search_timestamp(first.dts)
+    if first is None or first.dts is None: return 0
+    entries, number = stream.index_entries, stream.index_entries.search_timestamp(first.dts)
+    # An edit list hides pictures at the beginning, or where a piece was cut out
+    return number - sum(entry.is_discard for entry in entries[:number]) if _hides(stream) else number
 
 def _rewind(container, clock:Clockwork) -> None:
     if clock.can_restart or container.duration is None: container.seek(0, unsupported_byte_offset=True)
@@ -287,9 +301,7 @@ def _go_by_table(container, stream, time_s:float, table:Table, clock:Clockwork) 
             else: container.seek(int(table.dts[row]), stream=stream)
             packets = container.demux(stream)
             for packet in itertools.islice(packets, abs(int(row - sooner)) + 50):
-                if (packet.pos or 0, -1 if packet.dts is None else packet.dts) != (table.positions[row],
-                                                                                   table.dts[row]):
-                    continue
+                if (packet.pos or 0, own_dts(packet)) != (table.positions[row], table.dts[row]): continue
                 clock.go_on(float(table.shifts_s[row]), int(row), float(table.times_s[row]))
                 return int(row), itertools.chain([packet], packets)
         except av.FFmpegError: pass
@@ -308,10 +320,14 @@ def _claimed_end_s(container, stream) -> float|None:
     "When the file says that its last picture ends, where that can be believed"
     if has_index(stream) and stream.duration:
         return ((stream.start_time or 0) + stream.duration) * float(stream.time_base)
+    if container.format.name == 'flv' and container.duration:
+        return container.duration / av.time_base - origin_of(container)
     # Matroska says it in a tag
     if tag := re.fullmatch(r'(\d+):(\d+):(\d+\.?\d*)', stream.metadata.get('DURATION', '')):
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-    return stream.duration * float(stream.time_base) if container.format.name == 'avi' and stream.duration else None
+    # AVI counts its pictures; of a file that was cut off, FFmpeg makes the duration fit what is left
+    if container.format.name == 'avi': return max(stream.duration or 0, stream.frames) * float(stream.time_base) or None
+    return None
 
 def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table,
              from_s:float) -> Iterator[tuple[int, float, av.VideoFrame]]:
@@ -324,9 +340,14 @@ def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table
         try: packet, is_wanted = next(plan)
         except StopIteration: break
         except av.FFmpegError as error: ledger.trouble(f'reading stopped ({error.strerror})'); break
-        if ledger.first_s is None and not counted: ledger.first_s = packet.time_s
+        if not packet.packet.size and packet.packet.dts is None: break   # FFmpeg's sign for the end
+        if ledger.first_s is None and not counted and not packet.packet.is_discard: ledger.first_s = packet.time_s
         yield from decoder.feed(packet, is_wanted)
+    # Where pictures come regularly, one that is missing among the last ones was cut off with those that it needed
+    is_cut = not ledger.reason and abs(clock.step_s() - clock.spacing_s) < 0.2 * clock.spacing_s
+    if is_cut: ledger.trouble('the file ends early')
     yield from decoder._drain()
+    if ledger.reason == 'the file ends early': ledger.reason = ''
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #0ae21494
 def _from_the_start(container, stream, grid:Grid, losses, table) -> tuple[Clockwork, Ledger, Iterator]:
