@@ -190,6 +190,7 @@ class Decoder:
         self.time_base, self.shift_s, self.shown = stream.time_base, clock.shift_s, counted
         self.is_waiting, self._patience = True, WAIT_AT_START
         self._times, self._skipped = [], set()   # of packets whose picture has not been shown, and need not be
+        self._entry = None   # Of the key frame at which decoding began: what follows and is shown before it needs more
 
     def _forget(self) -> None: self.codec.flush_buffers(); self.is_waiting = True
 
@@ -211,6 +212,7 @@ class Decoder:
         # What an edit list hides is decoded, because others need it, and never comes out
         if timed.time_s is not None and packet.size and not packet.is_discard: heappush(self._times, timed.time_s)
         if packet.size and self._must_wait(timed): return self.ledger.trouble('it begins in the middle')
+        if self._is_leading(packet): heappop(self._times); self.shown += 1; return   # its picture never comes out
         is_wanted = is_wanted or not self.clock.has_showing_times
         self.codec.skip_frame = 'DEFAULT' if is_wanted else 'NONREF'
         if not is_wanted: self._skipped.add(timed.time_s)
@@ -242,8 +244,13 @@ class Decoder:
         if not packet.is_keyframe and self._patience > 0: return True
         self.is_waiting = False
         if not self.clock.has_showing_times:
-            self.shown, self._times = self.shown + len(self._times) - 1, [max(self._times)]
+            self.shown, self._times, self._entry = self.shown + len(self._times) - 1, [max(self._times)], packet.pts
         return False
+
+    def _is_leading(self, packet) -> bool:
+        if self._entry is None or packet.pts is None or packet.pts == self._entry: return False
+        if packet.pts > self._entry: self._entry = None; return False
+        return True
 
     def _place(self, frame, is_recovered=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
         "The picture with its number and its time; nothing for one that is out of order"
@@ -285,8 +292,10 @@ def _go_in_mp4(container, stream, time_s:float) -> int:
     return number - sum(entry.is_discard for entry in entries[:number]) if _hides(stream) else number
 
 def _rewind(container, clock:Clockwork) -> None:
-    if clock.can_restart or container.duration is None: container.seek(0, unsupported_byte_offset=True)
-    else: container.seek(container.start_time or 0)
+    try:
+        if clock.can_restart or container.duration is None: container.seek(0, unsupported_byte_offset=True)
+        else: container.seek(container.start_time or 0)
+    except av.PermissionError: pass   # a format in which FFmpeg cannot seek is still where it was opened
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #a6aa6b6a
 def _go_by_table(container, stream, time_s:float, table:Table, clock:Clockwork) -> tuple[int, Iterator[av.Packet]]:

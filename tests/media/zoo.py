@@ -298,6 +298,7 @@ def _damaged():
     yield A('begins_inside.ts', '-c:v libx264 -preset ultrafast -threads 1 -x264-params keyint=20:scenecut=0 -pix_fmt yuv420p',
             spoil=packets_missing(0.0, 0.25), times=None, **hurt)
     yield A('garbage_first.h264', PLAIN, spoil=lambda content: b'\x55' * 5000 + content, **hurt)
+    yield A('zeroed_leading.avi', '-c:v mpeg4 -q:v 3 -bf 2', spoil=zeroed(0.4, 0.45), **hurt)
     yield A('hole_long.mpg', MPEG2, spoil=hole(0.35, 0.7), **hurt)
     yield A('hole_short.mpg', MPEG2, spoil=hole(0.52, 0.54), **hurt)
     yield A('hole_hevc.ts', '-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=12:pools=1 -pix_fmt yuv420p', spoil=packets_missing(0.4, 0.5), **hurt)
