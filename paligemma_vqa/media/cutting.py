@@ -60,10 +60,11 @@ def _copied(output:Path, packets:Sequence, stream) -> None:
             container.mux(packet)
 
 def _written(source, output, start_s, end_s, max_height, change, reading) -> int:
-    rate = None if Path(source).is_dir() else video_info(source, reading.get('track')).fps
-    count = 0
+    info, count = None if Path(source).is_dir() else video_info(source, reading.get('track')), 0
+    # not larger than this part is in the recording
+    bits = info and info.duration_s and max(round(8 * Path(source).stat().st_size / info.duration_s), 100_000)
     with (VideoReader(source, start_s=start_s, end_s=end_s, max_height=max_height, **reading) as reader,
-          VideoWriter(output, rate or reading.get('folder_fps', 25.0), quality=21) as writer):
+          VideoWriter(output, info and info.fps or reading.get('folder_fps', 25.0), bits_per_s=bits) as writer):
         for count, frame in enumerate(reader, 1):
             writer.write(change(frame.image, frame.time_s), max(frame.time_s - start_s, 0))
     return count

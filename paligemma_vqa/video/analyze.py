@@ -26,6 +26,7 @@ from .belief import Choice, smoothing_of
 from .exports import read_segments, write_segments
 from .looking import ChangeDetector, Found, Journal, Settings, look_on
 from .overlay import annotate_video
+from .privacy import hidden_of, private_events
 from .smoothing import Dynamics, to_segments
 from .timeline import draw_timeline
 
@@ -72,7 +73,7 @@ def made_from(predictor, path:str|Path, choice:Choice, settings:Settings) -> dic
 
 def _asked_of(made:dict) -> dict:
     "Of what the answers depend on alone; smoothing and drawing may change"
-    free = 'method', 'annotated', 'annotated_height'
+    free = 'method', 'annotated', 'annotated_height', 'private'
     return {name: value for name, value in made.items() if name != 'dynamics'} | dict(
         settings={name: value for name, value in made['settings'].items() if name not in free})
 
@@ -102,11 +103,12 @@ def _write(result:VideoResult, path, truth, settings:Settings) -> None:
     "All files but the report"
     folder, clock = result.folder, result.clock
     write_segments(folder, result.segments, result.schema, str(path), clock.duration_s, clock.fps)
-    draw_timeline(result.segments, result.schema, clock.duration_s, truth, result.losses,
-                  result.video).savefig(folder / 'timeline.png')
+    draw_timeline(result.segments, result.schema, clock.duration_s, truth, result.losses, result.video,
+                  start_s=clock.start_s).savefig(folder / 'timeline.png')
     if settings.annotated:
         annotate_video(path, folder / 'annotated.mp4', result.segments, result.schema, truth,
-                       max_height=settings.annotated_height, **settings.reading())
+                       max_height=settings.annotated_height, hidden=hidden_of(result, settings.private),
+                       **settings.reading())
 
 def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth, choice:Choice,
               settings:Settings) -> VideoResult:
@@ -144,6 +146,7 @@ def analyze_video(
     choice, name = smoothing_of(predictor, settings.method, dynamics), name or Path(path).stem
     info = None if Path(path).is_dir() else video_info(path, settings.track)
     truth = truth if truth is None else [replace(segment, video=name) for segment in truth]
+    private_events(schema, settings.private)   # an error is to come before the work
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     made, clock = made_from(predictor, path, choice, settings), dict(model_s=0.0, answered=0)

@@ -50,6 +50,8 @@ class Settings:
     start_s: float = 0.0                # Where to start, in seconds of the recording
     end_s: float|None = None            # Where to stop, not included
     track: int|None = None              # Number of the picture track, from 1; None: the largest
+    # Events whose pictures annotated.mp4 leaves blank; None: those that the schema names private
+    private: tuple[str, ...]|None = None
 
     def reading(self) -> dict:
         "Options of `VideoReader` that say which frames there are"

@@ -48,9 +48,9 @@ class Filter {
 // The timeline: an axis, a row per event (truth above, found below), losses hatched, broken rules and comments as marks
 class Timeline {
   constructor(data, seek) {
-    this.data = data; this.seek = seek; this.from = 0; this.to = data.duration_s; this.time = 0; this.comments = [];
+    this.data = data; this.seek = seek; this.start = data.start_s ?? 0; this.from = this.start; this.to = data.duration_s; this.time = this.start; this.comments = [];
     this.svg = document.createElementNS(SVG, 'svg');
-    for (const [key, value] of Object.entries({ class: 'timeline', role: 'slider', tabindex: 0, 'aria-label': 'Time', 'aria-valuemin': 0, 'aria-valuemax': data.duration_s }))
+    for (const [key, value] of Object.entries({ class: 'timeline', role: 'slider', tabindex: 0, 'aria-label': 'Time', 'aria-valuemin': this.start, 'aria-valuemax': data.duration_s }))
       this.svg.setAttribute(key, value);
     const pointed = event => this.seek(this.timeAt(event.clientX - this.svg.getBoundingClientRect().left));
     let sent = 0;
@@ -67,11 +67,11 @@ class Timeline {
   }
   get width() { return (this.svg.clientWidth || 800) - LEFT - RIGHT; }
   place(time) { return LEFT + this.width * (time - this.from) / (this.to - this.from); }
-  timeAt(x) { return Math.min(Math.max(this.from + (x - LEFT) / this.width * (this.to - this.from), 0), this.data.duration_s); }
+  timeAt(x) { return Math.min(Math.max(this.from + (x - LEFT) / this.width * (this.to - this.from), this.start), this.data.duration_s); }
   zoom(factor, around = this.time) {
-    const whole = this.data.duration_s, span = Math.min(Math.max((this.to - this.from) * factor, Math.min(2, whole)), whole);
+    const whole = this.data.duration_s - this.start, span = Math.min(Math.max((this.to - this.from) * factor, Math.min(2, whole)), whole);
     const share = (around - this.from) / (this.to - this.from);
-    this.from = Math.min(Math.max(around - share * span, 0), whole - span); this.to = this.from + span;
+    this.from = Math.min(Math.max(around - share * span, this.start), this.data.duration_s - span); this.to = this.from + span;
     this.render();
   }
   show(segments) { this.segments = segments; this.render(); }
@@ -92,6 +92,7 @@ class Timeline {
       draw(svg, 'rect', { x: LEFT, y: y + 2, width: this.width, height: ROW - 4, class: 'track' });
     });
     for (const loss of data.losses) this.bar(loss, AXIS, height - AXIS, 'url(#lost)', `no picture: ${loss.reason}`);
+    for (const h of data.hidden ?? []) this.bar(h, AXIS - 3, 3, '#777', 'not shown');
     for (const s of data.truth ?? []) this.segment(s, 2, ROW / 2 - 3, 'truth');
     for (const s of this.segments ?? []) data.truth ? this.segment(s, ROW / 2, ROW / 2 - 3, 'found') : this.segment(s, 2, ROW - 4, 'found');
     for (const v of data.violations) this.mark(v.time_s, '▼', 'broken', v.message);
@@ -121,8 +122,8 @@ class Timeline {
   move(time) {
     this.time = time;
     const span = this.to - this.from;
-    if (span < this.data.duration_s - 1e-6 && (time < this.from || time > this.to)) {
-      this.from = Math.min(Math.max(time - span / 4, 0), this.data.duration_s - span); this.to = this.from + span;
+    if (span < this.data.duration_s - this.start - 1e-6 && (time < this.from || time > this.to)) {
+      this.from = Math.min(Math.max(time - span / 4, this.start), this.data.duration_s - span); this.to = this.from + span;
       return this.render();
     }
     if (!this.line) return;
@@ -212,8 +213,11 @@ const KEYS = 'space plays · ←/→ a frame · shift ←/→ 5 s · n/p next an
 
 // player: { element, now() → s, seek(s), toggle(), listen(callback) }; events: { changed(comments) }
 export function mount(element, data, player, events = {}) {
-  const filter = new Filter(data), after = 1e-3;
-  const seek = (time, isStart) => player.seek(Math.min(Math.max(time + (isStart ? data.step_s / 2 : 0), 0), data.duration_s));
+  const filter = new Filter(data), after = 1e-3, start = data.start_s ?? 0, hidden = data.hidden ?? [];
+  const seek = (time, isStart) => player.seek(Math.min(Math.max(time + (isStart ? data.step_s / 2 : 0), start), data.duration_s));
+  const cover = make('p', { class: 'cover', hidden: true }, 'This picture is not shown.');
+  player.element.append(cover);
+  if (hidden.length) player.video?.setAttribute('disablepictureinpicture', '');   // it would be shown without its cover
   const timeline = new Timeline(data, seek), moments = new Moments(data, seek);
   const now = make('span', { class: 'clock' }), said = make('span', { class: 'said' });
   const comments = new Comments(data, () => player.now(), seek, items => { timeline.comments = items; timeline.render(); events.changed?.(items); });
@@ -223,7 +227,7 @@ export function mount(element, data, player, events = {}) {
   const tools = make('div', { class: 'tools' }, now, said,
     tool('−', 'Zoom out', () => timeline.zoom(2)), tool('+', 'Zoom in', () => timeline.zoom(0.5)), tool('⇔', 'Whole video', () => timeline.zoom(1e9)));
   const legend = make('p', { class: 'legend' }, data.truth ? 'upper half: truth, lower half: found. ' : '',
-    data.violations.length ? '▼ a broken rule. ' : '', data.losses.length ? 'hatched: no picture. ' : '', KEYS);
+    data.violations.length ? '▼ a broken rule. ' : '', data.losses.length ? 'hatched: no picture. ' : '', hidden.length ? 'gray: not shown. ' : '', KEYS);
   const broken = data.violations.length ? make('section', { class: 'rules' }, make('h2', {}, 'Broken rules'), make('ul', {}, ...data.violations.map(v =>
     make('li', {}, make('button', { type: 'button', class: 'when', onclick: () => seek(v.time_s) }, timecode(v.time_s)), make('span', {}, v.message))))) : null;
   const root = make('div', { class: 'review', tabindex: -1 },
@@ -234,6 +238,8 @@ export function mount(element, data, player, events = {}) {
     now.textContent = timecode(time) + (data.started_at ? ` (${new Date(Date.parse(data.started_at) + time * 1000).toLocaleTimeString('en-GB')})` : '');
     said.textContent = there.join(', ') || 'nothing';
     timeline.move(time); moments.move(time);
+    const isHidden = hidden.some(h => h.start <= time && time < h.end);
+    if (isHidden === cover.hidden) { cover.hidden = !isHidden; player.element.classList.toggle('covered', isHidden); player.silence?.(isHidden); }
   };
   const jump = forward => {
     const starts = [...new Set(shown().map(s => s.start))].sort((a, b) => a - b), time = player.now() - data.step_s / 2;
@@ -242,7 +248,7 @@ export function mount(element, data, player, events = {}) {
   };
   const keys = {
     ArrowRight: e => seek(player.now() + (e.shiftKey ? 5 : data.step_s)), ArrowLeft: e => seek(player.now() - (e.shiftKey ? 5 : data.step_s)),
-    Home: () => seek(0), End: () => seek(data.duration_s), n: () => jump(true), p: () => jump(false), ' ': () => player.toggle?.(),
+    Home: () => seek(start), End: () => seek(data.duration_s), n: () => jump(true), p: () => jump(false), ' ': () => player.toggle?.(),
     '+': () => timeline.zoom(0.5), '-': () => timeline.zoom(2), 0: () => timeline.zoom(1e9), c: () => comments.text.focus(),
   };
   root.addEventListener('keydown', event => {
@@ -252,7 +258,7 @@ export function mount(element, data, player, events = {}) {
     keys[event.key](event);
   });
   element.append(root);
-  refresh(); player.listen(moved); moved();
+  refresh(); player.listen(moved); if (start) seek(start); moved();
   return { root, moved, seek, comments };
 }
 
@@ -262,13 +268,14 @@ export function filmPlayer(source) {
   const file = make('input', { type: 'file', accept: 'video/*', onchange: e => { video.src = URL.createObjectURL(e.target.files[0]); missing.hidden = true; } });
   const missing = make('p', { class: 'missing', hidden: Boolean(source) }, 'The video is not beside this page. Choose its file: ', file);
   video.addEventListener('error', () => { missing.hidden = false; });
-  let wanted = null;   // before the video is there, a click still counts
+  let wasMuted = false, wanted = null;   // before the video is there, a click still counts
   video.addEventListener('loadedmetadata', () => { if (wanted !== null) { video.currentTime = wanted; wanted = null; } });
   return {
     element: make('div', { class: 'film' }, video, missing), video,
     now: () => wanted ?? video.currentTime,
     seek: time => { if (video.readyState) video.currentTime = time; else { wanted = time; video.dispatchEvent(new Event('timeupdate')); } },
     toggle: () => video.paused ? video.play() : video.pause(),
+    silence: isSilent => { if (isSilent) { wasMuted = video.muted; video.muted = true; } else video.muted = wasMuted; },
     listen: callback => {
       for (const name of ['timeupdate', 'seeking', 'seeked', 'loadedmetadata']) video.addEventListener(name, callback);
       const follow = () => { if (!video.paused) callback(); requestAnimationFrame(follow); };

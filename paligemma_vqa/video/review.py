@@ -20,8 +20,10 @@ from matplotlib.colors import to_hex
 
 from ..display import ink, phase_color
 from ..files import write_atomically
+from ..media.dicom import is_dicom
 from ..media.reading import frame_at, video_info
 from ..schema import EventSchema, Segment, VQAError
+from .privacy import Blanks
 
 # %% ../../nbs/6_watch/13_review.ipynb #e83e5ac0
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def review_data(
     started_at:str|None=None,            # Date and time of the first frame, ISO 8601, when it is known
     doubt:Doubt=Doubt(),
     comments:Sequence[dict]=(),          # With `time_s` and `text`
+    start_s:float=0.0,                   # When the first picture is shown
+    hidden:Sequence[tuple[float, float]]=(),   # When the picture is covered, in seconds: it is not for others
 ) -> dict:
     "What `review.js` draws, ready for JSON"
     def row(s):
@@ -63,7 +67,7 @@ def review_data(
                     confidence=None if s.confidence is None else round(s.confidence, 3), is_doubtful=doubt.is_about(s))
     def rows(items): return [row(s) for s in sorted(items, key=lambda s: s.start_s)]
     return dict(title=title, file=Path(title).stem or 'video', duration_s=max(float(duration_s), 1e-3), step_s=step_s,
-                started_at=started_at,
+                started_at=started_at, start_s=float(start_s), hidden=[dict(start=a, end=b) for a, b in hidden],
                 events=list(schema.events), phases=list(schema.phases), colors=_colors(schema), segments=rows(segments),
                 truth=None if truth is None else rows(truth), comments=list(comments),
                 losses=[dict(start=loss.start_s, end=loss.end_s, reason=loss.reason) for loss in losses],
@@ -94,6 +98,8 @@ def still(
     return 'data:image/jpeg;base64,' + base64.b64encode(jpeg.tobytes()).decode()
 
 # %% ../../nbs/6_watch/13_review.ipynb #5c3d90d4
+_PLAYED = ('.mp4', '.m4v', '.mov', '.webm', '.ogv', '.mkv')
+
 def source_of(
     video:str|Path|None,
     page:str|Path,
@@ -101,6 +107,8 @@ def source_of(
 ) -> str|None:
     "What a page plays: the video itself, or the way to it from where the page lies"
     if video is None or not Path(video).is_file(): return None
+    # Of the others no browser shows anything; and a DICOM file has the patient's name in it
+    if Path(video).suffix.lower() not in _PLAYED or is_dicom(video): return None
     if Path(video).stat().st_size > embed_mb * 1e6:
         return quote(os.path.relpath(Path(video).resolve(), Path(page).resolve().parent).replace(os.sep, '/'))
     kind = mimetypes.guess_type(str(video))[0] or 'video/mp4'
@@ -116,7 +124,7 @@ def write_review(
     duration_s:float|None=None,          # None: the video's
     pictures:bool=True,                  # A small picture for each moment, 3 kB each
     embed_mb:float=16.0,                 # Larger videos are not put into the page, but looked for beside it
-    # As for `review_data`: truth, losses, violations, title, started_at, doubt, comments
+    # As for `review_data`: truth, losses, violations, title, started_at, doubt, comments, start_s, hidden
     **facts,
 ) -> Path:
     "Write the page; `VQAError` when the video cannot be read"
@@ -126,9 +134,12 @@ def write_review(
     facts = dict(title=Path(video).name if video else '', step_s=1 / (info and info.fps or 25.0)) | facts
     data = review_data(segments, schema, duration_s, **facts)
     if pictures and video is not None:
+        blanks = Blanks(facts.get('hidden', ()))
         for row in data['segments']:
-            row['picture'] = still(video, min((row['start'] + row['end']) / 2, max(duration_s - 0.05, 0)))
-    data['source'] = source_of(video, path, embed_mb)
+            middle_s = min((row['start'] + row['end']) / 2, max(duration_s - 0.05, 0))
+            row['picture'] = None if blanks.is_hidden(middle_s) else still(video, middle_s)
+    # What is covered in the page must not be inside of it
+    data['source'] = source_of(video, path, 0 if facts.get('hidden') else embed_mb)
     html = templates().get_template('review.html').render(data=data, js=Markup(part('review.js')),
                                                           css=Markup(part('review.css')), nonce=secrets.token_hex(8))
     write_atomically(path, [html.encode()])
