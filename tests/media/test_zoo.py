@@ -3,7 +3,7 @@ import shutil
 import subprocess
 
 import pytest
-from zoo import ANIMALS, differences, make
+from media.zoo import ANIMALS, differences, make
 
 pytestmark = pytest.mark.skipif(not shutil.which('ffmpeg'), reason='ffmpeg makes the files')
 
