@@ -35,6 +35,7 @@ WAYS = {   # Where groups come from
     'frames': 'by single frames, at random',
 }
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #696042d1
 @dataclass(frozen=True)
 class Splits:
     "Which group is on which side"
