@@ -17,11 +17,12 @@ from .terminal import existing_folder, predictor_of
 from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/9_command/13_elsewhere.ipynb #d657fc91
-Schema = Annotated[Optional[Path], typer.Option('--schema', help='schema.json, for a base or a checkpoint of another '
-                                                                 'program. Default: events A to E.', show_default=False)]
-Labels = Annotated[Optional[Path], typer.Option('--data', help='The data set that such a checkpoint was trained on: its '
-                                                               'schema, question and form of the answers.',
-                                                show_default=False)]
+Schema = Annotated[Optional[Path],
+                   typer.Option('--schema', help='schema.json, for a base or a checkpoint of another program. Default: '
+                                                 'events A to E.', show_default=False)]
+Labels = Annotated[Optional[Path],
+                   typer.Option('--data', help='The data set that such a checkpoint was trained on: its schema, question '
+                                               'and form of the answers.', show_default=False)]
 
 # %% ../../nbs/9_command/13_elsewhere.ipynb #18cb1adb
 def asked_of(

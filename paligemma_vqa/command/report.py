@@ -32,19 +32,20 @@ from ..evaluation.segments import relaxed_accuracy, segment_metrics, segment_met
 from ..video.belief import Choice, Track, choose_smoothing
 from ..video.smoothing import Dynamics, to_segments
 from ..dataset.leaks import find_leaks
-from ..dataset.splits import read_splits
+from ..dataset.splits import Splits, read_splits
 
 # %% ../../nbs/9_command/01_report.ipynb #0972524a
 def truth_of(
     data_dir:str|Path,
     split:str,                      # train, validation or test
     schema:EventSchema|None=None,   # None: the folder's
+    splits:Splits|None=None,        # None: the folder's
 ) -> Frames:
     "The frames of a split with their truth; `predicted` is -1 everywhere until a model has answered"
     folder = Path(data_dir)
     schema = schema or load_schema(folder)
     from paligemma_vqa.dataset.loading import split_dataset
-    splits = split_dataset(folder, schema)
+    splits = splits or split_dataset(folder, schema)
     if split not in splits.splits:
         raise VQAError(f"there is no split '{split}'", folder, remedy=f"There is {', '.join(splits.splits)}.")
     rows = {record.image: record for record in Records(folder, schema) if splits.side(record) == split}

@@ -6,6 +6,7 @@
 __all__ = ['Text', 'settings_for', 'refuse_twice', 'train', 'merge']
 
 # %% ../../nbs/9_command/08_train.ipynb #121f4fdb
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -61,6 +62,8 @@ def train(
     balance: Annotated[Optional[float], _option('--balance', '0: all pictures alike, 1: all labels alike.')] = None,
     from_: Annotated[Optional[Path], _option('--from', 'Go on from this adapter, with new labels or events.')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in --output, or begin it.')] = False,
+    folds: Annotated[Optional[int], _option('--folds', 'Cross-validate: so many runs, each tested on others.')] = None,
+    push: Annotated[Text, _option('--push', 'Send the adapter to this hub repository, private: OWNER/NAME.')] = None,
     report_to: Annotated[Text, _option('--report-to', 'wandb, mlflow, … beside TensorBoard.')] = None,
     config: Annotated[Optional[Path], _option('--config', 'YAML or JSON with any field of TrainingConfig.')] = None,
     set_: Annotated[Optional[list[str]], _option('--set', 'Any field: --set eval_steps=50. preset=tiny, too.')] = None,
@@ -76,10 +79,31 @@ def train(
     refuse_twice(given | dict(base=model), set_ or ())
     settings = settings_for(model, config, (*options, *(set_ or ())), output if resume else None)
     if data: existing_folder(data, 'data set folder')
+    if folds is not None: return _train_folds(data, output, settings, folds, resume, from_ or push)
+    if push: _open(push)
     result = finetune(data, output, settings, score=_score(data, output), resume=resume, start_from=from_)
     _tell(result, data or _data_of(output), json_)
+    if push and result.status != 'interrupted': _push(result.adapter_dir, push)
     if result.status == 'interrupted':
         raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
+
+# %% ../../nbs/9_command/08_train.ipynb #a2f0f28d
+def _train_folds(data:Path|None, output:Path, settings, folds:int, resume:bool, excluded) -> None:
+    "Cross-validation; `VQAError` with what it has no use for"
+    from paligemma_vqa.command.folds import finetune_folds
+    if data is None: raise VQAError('no data set is given', remedy='Add --data DIR.')
+    if excluded: raise VQAError('--folds measures, and goes neither on from an adapter nor to the hub',
+                                remedy='Leave out --from and --push.')
+    say(finetune_folds(data, output, settings, folds, resume))
+    say(f'table: {output/"folds.md"}')
+
+def _open(name:str) -> None:
+    from paligemma_vqa.command.push import open_repository
+    print(f'The adapter will go to {open_repository(name)}.', file=sys.stderr)
+
+def _push(folder:Path, name:str) -> None:
+    from paligemma_vqa.command.push import push_adapter
+    print(f'pushed to {push_adapter(folder, name)}', file=sys.stderr)
 
 # %% ../../nbs/9_command/08_train.ipynb #d507e0c7
 def _score(data:Path|None, output:Path):

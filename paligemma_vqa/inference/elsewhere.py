@@ -27,7 +27,8 @@ def possible_tasks(
 ) -> list[Task]:
     "What a model with this schema may have been trained to be asked, the usual first"
     if task: return [replace(task, prefix=prefix) for prefix in PREFIXES.values()]
-    return [Task(schema, schema.question(), form, prefix) for form in schema.answer_formats for prefix in PREFIXES.values()]
+    forms, prefixes = schema.answer_formats, PREFIXES.values()
+    return [Task(schema, schema.question(), form, prefix) for form in forms for prefix in prefixes]
 
 # %% ../../nbs/4_answer/09_elsewhere.ipynb #43f92e3c
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ def try_task(
     pictures:Sequence,       # A few of the kind that it was trained on
 ) -> Trial:
     "Ask `model` about `pictures` in the way of `task`"
-    info = replace(info, schema=task.schema, question=task.question, answer_format=task.answer_format, prompt_prefix=task.prefix)
+    info = replace(info, schema=task.schema, question=task.question, answer_format=task.answer_format,
+                   prompt_prefix=task.prefix)
     predictor = Predictor(model, processor, task.schema, task.question, task.answer_format, info)
     found = predictor.predict(pictures, valid_mass=True)
     logs = [math.log(max(one.valid_mass, 1e-9)) + one.log_probability for one in found]
     odd = min(range(len(found)), key=lambda i: found[i].valid_mass)
-    return Trial(task, found[odd].valid_mass, math.exp(sum(logs) / len(logs)), odd, any(one.annotation for one in found))
+    has_events = any(one.annotation for one in found)
+    return Trial(task, found[odd].valid_mass, math.exp(sum(logs) / len(logs)), odd, has_events)
 
 # %% ../../nbs/4_answer/09_elsewhere.ipynb #f14846b9
 def try_tasks(
@@ -125,7 +128,7 @@ def _told(folder, trials:list[Trial], assumed:bool, task:Task|None) -> list[str]
     def named(trial): return trial.way + (f" and answers as '{trial.task.answer_format}'" if len(forms) > 1 else '')
     tried = ', '.join(f'{named(trial)}: {trial.fit:.2f}' for trial in trials)
     if not best.has_events:
-        told.append('No event shows in the pictures that were tried, so they cannot tell whether these events are right.')
+        told.append('No event shows in the pictures that were tried, so they cannot tell whether its events are these.')
     return told + [f'How probable its answers are when it is asked with {tried}. It is asked with {best.way}, '
                    f"and answers as '{best.task.answer_format}'."]
 

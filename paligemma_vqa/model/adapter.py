@@ -23,7 +23,8 @@ from .info import INFO_FILE, AdapterInfo, adapter_folder, describe_base, version
 from .lora import current_key, load_lora
 from .weights import check_finite, saving
 
-_all_ = ['INFO_FILE', 'AdapterInfo', 'describe_base', 'versions', 'current_key', 'load_lora']   # an adapter's words, so they can be had from here too
+# an adapter's words, so they can be had from here too
+_all_ = ['INFO_FILE', 'AdapterInfo', 'describe_base', 'versions', 'current_key', 'load_lora']
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #26f37dcc
 @dataclass(frozen=True, kw_only=True)

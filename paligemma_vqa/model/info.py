@@ -87,7 +87,9 @@ def adapter_folder(
     inside = folder / 'adapter'
     return inside if not (folder / INFO_FILE).exists() and (inside / INFO_FILE).exists() else folder
 
-def _step(folder:Path) -> int: return int(folder.name.rpartition('-')[2]) if folder.name.rpartition('-')[2].isdigit() else -1
+def _step(folder:Path) -> int:
+    number = folder.name.rpartition('-')[2]
+    return int(number) if number.isdigit() else -1
 
 # %% ../../nbs/0_ground/26_info.ipynb #f1654c57
 def _read_info(folder:Path, cls) -> AdapterInfo:
@@ -100,7 +102,8 @@ def _read_info(folder:Path, cls) -> AdapterInfo:
     try:
         return cls(**{k: v for k, v in values.items() if k in known}
                    | dict(schema=EventSchema.from_dict(values['schema'])))
-    except (KeyError, TypeError, AttributeError) as error: raise VQAError(f'a key is missing ({error})', path) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise VQAError(f'a key is missing ({error})', path) from None
 
 def _no_info(folder:Path) -> VQAError:
     "What to do with a folder that does not say what it is"

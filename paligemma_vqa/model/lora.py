@@ -54,8 +54,8 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
         raise VQAError('there is no adapter_model.safetensors', folder,
                        remedy='Only safetensors are loaded; save the adapter again.')
     try:
-        return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key,
-                                                         value in load_file(folder / 'adapter_model.safetensors').items()}
+        tensors = load_file(folder / 'adapter_model.safetensors')
+        return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key, value in tensors.items()}
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder,
                        remedy='Copy it again.') from error

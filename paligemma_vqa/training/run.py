@@ -22,6 +22,7 @@ from .collator import Collator
 from ..dataset.balance import sampling_weights
 from ..dataset.loading import load_dataset
 from ..dataset.records import dataset_fingerprint, load_schema
+from ..dataset.splits import Splits
 from ..dataset.splits import read_splits
 from ..hints import pasteable
 from .checkpoints import newest_whole
@@ -88,10 +89,10 @@ class _Data:
     facts:dict          # What a resumed run compares
     caution:str|None    # What must be said beside every figure
 
-def _read_data(data_dir:Path) -> _Data:
+def _read_data(data_dir:Path, sides:Splits|None=None) -> _Data:
     "`VQAError` when a split is empty or a record is wrong"
     schema = load_schema(data_dir)
-    data = load_dataset(data_dir, schema, decode=False)
+    data = load_dataset(data_dir, schema, decode=False, splits=sides)
     for split in ('train', 'validation'):
         if not len(data[split]):
             raise VQAError(f'the {split} split is empty', data_dir, remedy=f'Label more, or split what there is: {pasteable("split", data_dir, "--anew")}')
@@ -252,6 +253,7 @@ def finetune(
     callbacks:Iterable[TrainerCallback]=(),
     progress:bool=True,
     start_from:str|Path|None=None,       # An adapter to go on from, of the same base
+    splits:Splits|None=None,             # None: the data set's
 ) -> TrainingResult:
     """Fine-tune on the train split, keep the adapter that is best on the validation split; `VQAError` before work
     begins when something is wrong"""
@@ -265,7 +267,7 @@ def finetune(
     start_from = Path(start_from) if start_from and not run else None
     config, old = _from_adapter(config, start_from)
     arguments = _arguments(config, run_dir)   # it finds the other processes, if there are any
-    with arguments.main_process_first(desc='reading the dataset'): data = _read_data(data_dir)
+    with arguments.main_process_first(desc='reading the dataset'): data = _read_data(data_dir, splits)
     if run: same_data(run, data.facts)
     checkpoint, told = _whole_checkpoint(run), _history(old, data.schema, changed, run)
     if data.caution:
