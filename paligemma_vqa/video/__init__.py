@@ -20,4 +20,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'review': ['Doubt', 'write_review'],
     'rules': ['read_rules', 'find_violations'],
     'folder': ['analyze_folder'],
+    'clips': ['wanted_moments', 'plan_clips', 'write_clips'],
+    'results': ['write_results'],
 })
