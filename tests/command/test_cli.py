@@ -1,5 +1,6 @@
 """The command as its users run it: a process, files on disk, one line when the input is wrong."""
-import json, shutil, subprocess, sys, time
+import json, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,6 +21,32 @@ def test_help_is_quick_and_names_every_command():
 def test_help_does_not_import_torch():
     code = 'import sys; from paligemma_vqa.command.cli import run; run(["--help"]); sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == 0
+
+
+def test_help_shows_every_square_bracket(monkeypatch, capsys):
+    "What stands in brackets looks like a colour to the printer of help texts"
+    import typer
+    from paligemma_vqa.command.cli import app, run as command
+    monkeypatch.setenv('COLUMNS', '1000')
+    monkeypatch.setenv('TERMINAL_WIDTH', '1000')
+    seen = 0
+    for name, one in typer.main.get_command(app).commands.items():
+        command([name, '--help'])
+        shown = ' '.join(capsys.readouterr().out.split())
+        for text in [one.help or '', *(getattr(parameter, 'help', None) or '' for parameter in one.params)]:
+            for part in re.findall(r'\S*\[[^\]]*\]\S*', ' '.join(text.split())):
+                seen += 1
+                assert part in shown, (name, part)
+    assert seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_that_is_stopped_says_so_from_its_first_moment(tmp_path, number):
+    "What a scheduler sends comes while torch is still being imported"
+    code = f'import os; from paligemma_vqa.command import cli, terminal; cli.app.command("wait")(terminal.checked(lambda: os.kill(os.getpid(), {int(number)}))); cli.main()'
+    done = subprocess.run([sys.executable, '-c', code, 'wait'], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 130 and done.stderr == 'Error: stopped; what was finished is kept.\n', done.stderr
 
 
 def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
@@ -85,6 +112,21 @@ def test_a_broken_picture_in_a_folder_is_reported_and_the_others_are_answered(tr
     done = run('infer', '--image_path', tmp_path, '--lora_path', trained / 'run' / 'adapter', '--json')
     assert done.returncode == 2 and 'broken.jpg' in done.stdout
     assert sum('annotation' in json.loads(line) for line in done.stdout.splitlines()) == 2
+
+
+def test_what_is_no_picture_is_not_answered_and_nothing_is_answered_twice(trained, photographs, tmp_path):
+    content = (photographs / 'china.jpg').read_bytes()
+    for name in ('case1/f_1.jpg', 'case2/f_1.jpg', '.ipynb_checkpoints/f_1-checkpoint.jpg', 'case1/._f_1.jpg', '.hidden.jpg', 'broken.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content[:3000] if name == 'broken.jpg' else content)
+    def infer():
+        done = run('infer', '--image_path', tmp_path, '--lora_path', trained / 'run' / 'adapter', '--json', '--save_dir', tmp_path / 'out')
+        return done, [json.loads(line) for line in done.stdout.splitlines()], (tmp_path / 'out' / 'predictions.jsonl').read_text().splitlines()
+    for again in (False, True):   # the drawings of the first time lie among the pictures the second time
+        done, answers, lines = infer()
+        assert done.returncode == 2 and sorted(Path(one['image']).relative_to(tmp_path).as_posix() for one in answers) == ['broken.jpg', 'case1/f_1.jpg', 'case2/f_1.jpg']
+        assert len(lines) == 3 and ('2 of 3 pictures were answered before' in done.stderr) == again
+        assert sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.png')) == ['case1/f_1.png', 'case2/f_1.png']
 
 
 def test_free_text(trained, photographs):
