@@ -150,6 +150,7 @@ def queue_from_folder(
 def _start_ray(ray, **options) -> None:
     "Ray tells every step of its own and none of ours; what failed is in the outcomes"
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')   # it would tell its makers how it is used
     if not ray.is_initialized():
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)   # its C++ part writes past `sys.stderr`, if only that it will be silent
