@@ -28,7 +28,7 @@ def write_notebook(path, *cells):
 
 
 @contextmanager
-def jupyter_lab(folder):
+def jupyter_lab(folder, theme='JupyterLab Light'):
     "A JupyterLab that serves `folder`, with settings, kernels and runtime files of its own; yields its address"
     private = Path(tempfile.mkdtemp())
     with socket.socket() as free:
@@ -42,6 +42,7 @@ def jupyter_lab(folder):
     settings = private/'settings/@jupyterlab/apputils-extension'
     settings.mkdir(parents=True)
     (settings/'notification.jupyterlab-settings').write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False, doNotDisturbMode=True)))
+    (settings/'themes.jupyterlab-settings').write_text(json.dumps({'theme': theme, 'adaptive-theme': False}))
     with open(private/'log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
                                    '--IdentityProvider.token=', '--ServerApp.password=', '--ServerApp.disable_check_xsrf=True', f'--ServerApp.root_dir={folder}'],
@@ -63,12 +64,12 @@ def jupyter_lab(folder):
 
 
 @contextmanager
-def chromium_page(width=1500, height=1000):
+def chromium_page(width=1500, height=1000, **options):
     "A page of a headless Chromium; yields it and the list of the errors in its console"
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
-        page, errors = browser.new_page(viewport=dict(width=width, height=height)), []
+        page, errors = browser.new_page(viewport=dict(width=width, height=height), **options), []
         page.set_default_timeout(90_000)   # a busy machine is slow, not wrong
         page.on('console', lambda message: errors.append(message.text) if message.type == 'error' else None)
         page.on('pageerror', lambda error: errors.append(str(error)))

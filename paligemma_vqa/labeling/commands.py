@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from .session import LabelingSession, keep_intervals, pause, show, to_settle
+from .session import LabelingSession, keep_intervals, labelers, pause, show, to_settle
 from ..schema import ANSWER_PREFIX, Annotation, VQAError
 
 # %% ../../nbs/1_label/08_commands.ipynb #523a1634
@@ -328,8 +328,10 @@ def accept(session):
 
 # %% ../../nbs/1_label/08_commands.ipynb #c930245c
 def take(session, annotator:int):
-    "Settle the picture the way one of the annotators labeled it"
-    name = session.store.annotators[annotator]
+    "Settle the picture the way one of the annotators labeled it, counted as the buttons are"
+    names = labelers(session)
+    if annotator >= len(names): return session.say(f'{len(names)} annotators have labeled here.')
+    name = names[annotator]
     annotation = session.store.annotation_of(name, session.item)
     if annotation is None: return session.say(f'{name} has not labeled this picture.')
     annotate(session, lambda item: annotation, 'settle')

@@ -206,6 +206,13 @@ function render({ model, el }) {
     if (root.dataset.size !== size) root.dataset.size = size;
     const text = `${Math.max(isFull ? 240 : 330, Math.min(height, 1100))}px`;
     if (root.style.getPropertyValue('--vqa-height') !== text) root.style.setProperty('--vqa-height', text);
+    root.dataset.dense = 0; fitRows();
+  }
+  function fitRows() {                                  // all rows are seen: smaller ones, then fewer buttons, whose keys do the same
+    const box = root.querySelector('.vqa-rows-box'), side = root.querySelector('.vqa-side-area');
+    if (!box || !side) return;
+    const isFull = () => box.scrollHeight > box.clientHeight + 1 || side.scrollHeight > side.clientHeight + 1;
+    while (Number(root.dataset.dense) < 4 && isFull()) root.dataset.dense = Number(root.dataset.dense) + 1;
   }
   function keepRowInSight() {
     const row = root.querySelector('.vqa-active'), box = root.querySelector('.vqa-rows-box');
@@ -242,7 +249,7 @@ function render({ model, el }) {
     listen(window, 'resize', fit);
     const sizes = new ResizeObserver(fit), frame = root.closest('.jp-WindowedPanel-outer');
     sizes.observe(frame || document.body);
-    const changes = new MutationObserver(() => { keepRowInSight(); paint(); });
+    const changes = new MutationObserver(() => { fitRows(); keepRowInSight(); paint(); });
     changes.observe(root, { subtree: true, childList: true, attributes: true, attributeFilter: ['class'] });
     model.on('msg:custom', onAnswer);
     undo.push(() => sizes.disconnect(), () => changes.disconnect(), () => model.off('msg:custom', onAnswer));

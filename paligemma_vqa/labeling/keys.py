@@ -78,8 +78,8 @@ COMMANDS = (
     Command('select_back_10', '', ('Shift+PageUp',)),
     Command('forward_10', 'ten further', ('PageDown',)),
     Command('back_10', 'ten back', ('PageUp',)),
-    Command('take 0', '', ('Alt+1',)),   # in a review: settle it the way the first annotator did
-    Command('take 1', '', ('Alt+2',)),
+    # in a review: settle it the way the first annotator did, the second …
+    *(Command(f'take {i}', '', (f'Alt+{i + 1}',)) for i in range(9)),
     Command('first', 'first of the video', ('Home',)),
     Command('last', 'last of the video', ('End',)),
 )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUEUES', 'HOLD_TEXTS', 'Queue', 'LaterPredictor', 'check_names', 'Whereabouts', 'is_video', 'LabelingSession',
-           'pause', 'save', 'close', 'asked', 'use_queue', 'show', 'to_settle', 'look_ahead', 'rank', 'looking',
-           'suggestions_came', 'model_failed', 'keep_intervals', 'ask_about_intervals', 'look_for_new']
+           'pause', 'save', 'close', 'asked', 'use_queue', 'show', 'labelers', 'to_settle', 'look_ahead', 'rank',
+           'looking', 'suggestions_came', 'model_failed', 'keep_intervals', 'ask_about_intervals', 'look_for_new']
 
 # %% ../../nbs/1_label/07_session.ipynb #a51e9281
 import json, random, threading
@@ -279,6 +279,10 @@ def show(session:LabelingSession, item:str, keep_run:bool=False) -> None:
     if item in session.differing and session.queue_name == 'review':
         session.row = session.schema.events.index(session.differing[item].events[0])   # what to decide is active
     look_ahead(session)
+
+def labelers(session:LabelingSession) -> list[str]:
+    "Whose labels are compared: all who have finished a picture, which a reviewer need not have"
+    return [name for name in session.store.annotators if session.store.done_by(name)]
 
 def to_settle(session:LabelingSession) -> list[str]:
     "The pictures of a review that nobody has decided yet"

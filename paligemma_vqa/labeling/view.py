@@ -22,7 +22,7 @@ from .agreement import agreement
 from .ahead import Prepared
 from .commands import open_events
 from .keys import command_keys, legend
-from .session import LabelingSession, looking, to_settle
+from .session import LabelingSession, labelers, looking, to_settle
 from ..schema import ANSWER_PREFIX, EventSchema
 
 # %% ../../nbs/1_label/09_view.ipynb #f3e2985e
@@ -88,14 +88,16 @@ def rows_html(session:LabelingSession) -> str:
         said = {name: theirs for name in store.annotators
                 if (theirs := store.annotation_of(name, session.item)) is not None}
     differing = session.differing[session.item].events if said and session.item in session.differing else ()
+    # who said what is of interest where they differ
     rows = [dict(event=event, index=row, color=color, ink=ink(color), key=state['keys'].get(f'event {row}', ''),
                  is_active=row == session.row,
                  is_open=event in state['open'], differs=event in differing, has_share=found is not None,
                  **_side(session, row, state, found),
-                 cells=[_cell(session, row, code, state, found, said) for code in range(len(schema.phases) + 1)])
+                 cells=[_cell(session, row, code, state, found, said if event in differing else {})
+                   for code in range(len(schema.phases) + 1)])
             for row, (event, color) in enumerate(schema.colors.items())]
     return fill('rows', rows=rows, phases=schema.phases, is_many=len(schema.phases) > 6,
-                has_model=session.suggestions is not None)
+                has_model=session.suggestions is not None, is_review=bool(differing))
 
 # %% ../../nbs/1_label/09_view.ipynb #63830d00
 def _at(start:int, stop:int, count:int, more:str='') -> str:
@@ -218,7 +220,7 @@ def toolbar_html(session:LabelingSession) -> str:
     if session.queue_name == 'review':
         buttons += [one(f'take {i}', f'As {name}', f'Settle it the way {name} labeled it',
                         store.annotation_of(name, session.item) is None)
-                    for i, name in enumerate(store.annotators) if store.done_by(name)]
+                    for i, name in enumerate(labelers(session))]
     buttons += [
         one('back', 'Previous'), one('forward', 'Next'), one('same', 'Same', 'As in the picture before'),
         one('nothing', f'Nothing{many}', 'No event is visible'),
@@ -287,8 +289,7 @@ def agreement_html(session:LabelingSession) -> str:
     "Cohen's kappa per event and phase, for every two annotators"
     store, schema, pairs = session.store, session.schema, []
     def show(kappa): return '–' if kappa is None or kappa != kappa else f'{kappa:.2f}'
-    names = [name for name in store.annotators if store.done_by(name)]
-    for first, second in combinations(names, 2):
+    for first, second in combinations(labelers(session), 2):
         found = agreement(store, first, second)
         words = (f'{found.same:,} of {found.items:,} pictures alike, {kappa_words(found.overall)}' if found.items
                  else 'no picture that both have labeled')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LOST', 'settings_path', 'read_settings', 'write_settings', 'open_store', 'Screen', 'LabelingTool',
-           'carry_out', 'show_on_screen', 'thumbnails_came', 'ask_for_names', 'change_names', 'watch', 'stop']
+           'take_schema', 'ask_for_schema', 'open_folder', 'refresh', 'handle', 'change', 'carry_out', 'show_on_screen',
+           'thumbnails_came', 'ask_for_names', 'change_names', 'watch', 'stop']
 
 # %% ../../nbs/1_label/10_widget.ipynb #4f4cbd9c
 import getpass, json, threading
@@ -126,11 +127,12 @@ class Screen:
         self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
         self.keyboard.item = session.item
 
-# %% ../../nbs/1_label/10_widget.ipynb #f6ee0598
+# %% ../../nbs/1_label/10_widget.ipynb #12cf0b9f
 LOST = ('<p class="vqa-lost">No tool here, or one that does not answer? Run this cell again: click it and press '
         'Shift+Enter. '
         'It goes on where it stopped; every label that was shown as saved is on the disk.</p>')
 
+# %% ../../nbs/1_label/10_widget.ipynb #75bb5404
 class LabelingTool(widgets.VBox):
     "A folder of pictures, ready to be labeled: the last line of a notebook cell shows it"
     def __init__(self,
@@ -158,71 +160,14 @@ class LabelingTool(widgets.VBox):
                              questions=questions, answer_format=answer_format, spans=spans)
         self._model, self._width = dict(predictor=predictor, predictor_name=name, seed=seed, pause_s=pause_s), width
         self.session = self.form = None
-        is_asked = schema is None and needs_schema(folder)
-        if is_asked and (found := schema_of_model(predictor)): is_asked = not keep_schema(folder, found)
-        if is_asked: self.ask_for_schema(queue)
-        else: self.open_folder(queue)
+        if schema is None and needs_schema(folder) and not take_schema(self): ask_for_schema(self, queue)
+        else: open_folder(self, queue)
 
-    def ask_for_schema(self, queue:str|None=None) -> None:
-        "Show the form; what it makes is kept in the folder, which is then opened"
-        def take(schema):
-            keep_schema(self._opening['folder'], schema)
-            self.open_folder(queue)
-        self.form = SchemaForm(self._opening['folder'], take)
-        self.children = self.form.layout()
+    def refresh(self) -> None: refresh(self)
 
-    def open_folder(self, queue:str|None=None, item:str|None=None, row:int=0) -> None:
-        "Open the folder, or open it again after its schema or its pictures changed"
-        options = (self._opening
-                   | {name: value for name, value in read_settings(self._opening['folder']).items()
-                      if self._opening[name] is None})
-        if self.session and not self.store.closed: stop(self)
-        store = open_store(**options)
-        self.session, self.schema, self.store = LabelingSession(store, queue=queue, **self._model), store.schema, store
-        self.session.is_alarm = store.read_only
-        if item in store.pictures.numbers: show(self.session, item)
-        self.session.row = min(row, len(store.schema.events) - 1)
-        self.pictures = Prepared(lambda items: [show_picture(store.image_path(item), self._width) for item in items],
-                                 on_ready=lambda: thumbnails_came(self))
-        self.screen = Screen(self.session, self.change)
-        self.parts, self.keyboard, self.picture, self.image = self.screen.parts, self.screen.keyboard, self.screen.picture, self.screen.image
-        self.note, self.question, self.queue_menu, self.hold_menu = self.screen.note, self.screen.question, self.screen.queue_menu, self.screen.hold_menu
-        self.playback = Playback(self.session, self.keyboard.send, self.refresh)
-        self.keyboard.on_played = self.playback.drawn
-        self.keyboard.listen(self.screen.commands | {'Escape': 'unselect'}, self.handle)
-        self.parts['legend'].value = legend_html(self.schema, self.session.suggestions is not None)
-        self.screen.names.on_click(lambda _: ask_for_names(self))
-        self._drawing, self._on_screen = False, None
-        self.refresh()
-        self.children = self.screen.layout()
-        self.session.on_change = self.refresh   # from now on there is something to draw on
-        watch(self)
+    def handle(self, command:str, item:str|None=None) -> None: handle(self, command, item)
 
-    def refresh(self) -> None:
-        "Draw the session as it is now"
-        with self.session.lock:
-            self._drawing = True   # values set from here are not the user's
-            try:
-                show_on_screen(self)
-                self.screen.draw(self.session, self.pictures)
-                self.parts['playbar'].value = playbar_html(self.playback, self.screen.keys)
-            finally: self._drawing = False
-
-    def handle(self, command:str, item:str|None=None) -> None:
-        "Carry out a command, for the picture it was meant for, and draw the result; nothing that goes wrong is silent"
-        if command == 'take_new': return self.open_folder(self.session.queue_name, self.session.item, self.session.row)
-        with self.session.lock:
-            carry_out(self, command, item)
-            self.refresh()
-            write_settings(self.store)
-
-    def change(self, action:Callable[[LabelingSession], None]) -> None:
-        "From a menu or a text field; values that the tool set itself are no wishes"
-        if self._drawing: return
-        with self.session.lock:
-            attempt(self.session, lambda: action(self.session))
-            self.refresh()
-            write_settings(self.store)
+    def change(self, action:Callable[[LabelingSession], None]) -> None: change(self, action)
 
     def close(self) -> None:
         "Write labels.jsonl, let others label, take the tool from the screen"
@@ -234,6 +179,82 @@ class LabelingTool(widgets.VBox):
         display(self._repr_mimebundle_(), raw=True)
         # seen when the browser finds no tool: after a reload without its kernel, or in another tab
         display(HTML(LOST))
+
+# %% ../../nbs/1_label/10_widget.ipynb #766a40cc
+def take_schema(tool:LabelingTool) -> bool:
+    "Give a new folder the names of the model that is to help; whether there are such names"
+    found = schema_of_model(tool._model['predictor'])
+    if found is None: return False
+    try: keep_schema(tool._opening['folder'], found)
+    except OSError: tool._opening['schema'] = found      # a folder to look at only
+    return True
+
+def ask_for_schema(tool:LabelingTool, queue:str|None=None) -> None:
+    "Show the form; what it makes is kept in the folder, which is then opened"
+    def take(schema):
+        keep_schema(tool._opening['folder'], schema)
+        open_folder(tool, queue)
+    tool.form = SchemaForm(tool._opening['folder'], take)
+    tool.children = tool.form.layout()
+
+# %% ../../nbs/1_label/10_widget.ipynb #229218dc
+def open_folder(tool:LabelingTool, queue:str|None=None, item:str|None=None, row:int=0) -> None:
+    "Open the folder, or open it again after its schema or its pictures changed"
+    kept = read_settings(tool._opening['folder']).items()
+    options = tool._opening | {name: value for name, value in kept if tool._opening[name] is None}
+    if tool.session and not tool.store.closed: stop(tool)
+    store = open_store(**options)
+    tool.session, tool.schema, tool.store = LabelingSession(store, queue=queue, **tool._model), store.schema, store
+    tool.session.is_alarm = store.read_only
+    if item in store.pictures.numbers: show(tool.session, item)
+    tool.session.row = min(row, len(store.schema.events) - 1)
+    tool.pictures = Prepared(lambda items: [show_picture(store.image_path(item), tool._width) for item in items],
+                             on_ready=lambda: thumbnails_came(tool))
+    _connect(tool, Screen(tool.session, tool.change))
+    tool.refresh()
+    tool.children = tool.screen.layout()
+    tool.session.on_change = tool.refresh   # from now on there is something to draw on
+    watch(tool)
+
+def _connect(tool, screen:Screen):
+    "The widgets of a screen, the keyboard and the playback belong to the tool from now on"
+    tool.screen, tool.parts, tool.keyboard = screen, screen.parts, screen.keyboard
+    tool.picture, tool.image, tool.note, tool.question = screen.picture, screen.image, screen.note, screen.question
+    tool.queue_menu, tool.hold_menu = screen.queue_menu, screen.hold_menu
+    tool.playback = Playback(tool.session, tool.keyboard.send, tool.refresh)
+    tool.keyboard.on_played = tool.playback.drawn
+    tool.keyboard.listen(screen.commands | {'Escape': 'unselect'}, tool.handle)
+    tool.parts['legend'].value = legend_html(tool.schema, tool.session.suggestions is not None)
+    screen.names.on_click(lambda _: ask_for_names(tool))
+    tool._drawing, tool._on_screen = False, None
+
+# %% ../../nbs/1_label/10_widget.ipynb #3a368910
+def refresh(tool:LabelingTool) -> None:
+    "Draw the session as it is now"
+    with tool.session.lock:
+        tool._drawing = True   # values set from here are not the user's
+        try:
+            show_on_screen(tool)
+            tool.screen.draw(tool.session, tool.pictures)
+            tool.parts['playbar'].value = playbar_html(tool.playback, tool.screen.keys)
+        finally: tool._drawing = False
+
+def handle(tool:LabelingTool, command:str, item:str|None=None) -> None:
+    "Carry out a command, for the picture it was meant for, and draw the result; nothing that goes wrong is silent"
+    session = tool.session
+    if command == 'take_new': return open_folder(tool, session.queue_name, session.item, session.row)
+    with session.lock:
+        carry_out(tool, command, item)
+        refresh(tool)
+        write_settings(tool.store)
+
+def change(tool:LabelingTool, action:Callable[[LabelingSession], None]) -> None:
+    "From a menu or a text field; values that the tool set itself are no wishes"
+    if tool._drawing: return
+    with tool.session.lock:
+        attempt(tool.session, lambda: action(tool.session))
+        refresh(tool)
+        write_settings(tool.store)
 
 # %% ../../nbs/1_label/10_widget.ipynb #ade4c18a
 def carry_out(tool:LabelingTool, command:str, item:str|None) -> None:
@@ -282,9 +303,13 @@ def change_names(tool:LabelingTool, wishes:dict) -> None:
     stop(tool)
     if not (Path(folder)/'schema.json').exists(): keep_schema(folder, old)
     tool._opening['schema'] = None
+    told = 'The names are changed.'
+    if schema_of_model(tool._model['predictor']) is not None:      # it answers in the names of before
+        tool._model['predictor'] = None
+        told += ' The model knows those of before and is left out until one is trained with these.'
     try: backup = change_schema(folder, **wishes)
-    finally: tool.open_folder(*place)
-    tool.session.say(f'The names are changed. Everything as it was is in {backup.relative_to(folder)}.')
+    finally: open_folder(tool, *place)
+    tool.session.say(f'{told} Everything as it was is in {backup.relative_to(folder)}.')
     added, count = ', '.join(wishes['add_events']), len(tool.session.labeled())
     if added and count:
         tool.session.offers['added'] = (f'{count} pictures were finished before there was {added}: they say it is not visible.',

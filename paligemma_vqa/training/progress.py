@@ -89,7 +89,10 @@ class LiveProgress(TrainerCallback):
         self.bar.write('\n'.join(lines), file=sys.stdout if in_notebook() else sys.stderr)
         if self.figure: self.figure.update(_picture(draw_history(state.log_history, self.metric)))
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args, state, control, **kwargs): self.close()
+
+    def close(self) -> None:
+        "End the bar's line, also when training fails, so that what is said next has a line of its own"
         if self.bar: self.bar.close()
 
 # %% ../../nbs/3_train/05_progress.ipynb #d91b518e

@@ -210,6 +210,9 @@ def _train(trainer:VQATrainer, run_dir:Path, checkpoint:Path|None, stop:StopOnSi
                 else 'Nothing was kept.')
         raise VQAError(error.message, error.path or run_dir, error.line, f"{error.remedy or ''} {kept}",
                        error.exit_code) from error
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, LiveProgress): callback.close()
     # interrupted before the first evaluation
     if trainer.is_world_process_zero() and not (run_dir / 'adapter').exists(): trainer.save_best({})
     trainer.accelerator.wait_for_everyone()

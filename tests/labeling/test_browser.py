@@ -1,11 +1,13 @@
 """The labeling tool in a real JupyterLab and a headless Chromium: what the hands do must be what the disk holds."""
 import json, os, signal, time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jupyter_browser import NotebookPage, chromium_page, jupyter_lab, wait_for, write_notebook
+from paligemma_vqa.dataset.extract import extract_frames
 from paligemma_vqa.schema import EventSchema
 
 pytestmark = pytest.mark.browser
@@ -79,6 +81,57 @@ class Hands:
         assert written(self.folder) == expected(annotations)
 
 
+class Counted:
+    "A person who is new here: each thing they do is counted"
+    def __init__(self, page): self.page, self.actions = page, 0
+    def type(self, where, text):
+        self.actions += 1
+        self.page.locator(where).last.click()
+        self.page.keyboard.type(text)
+    def click(self, where):
+        self.actions += 1
+        self.page.locator(where).last.click()
+    def press(self, *keys):
+        for key in keys:
+            self.actions += 1
+            self.page.keyboard.press(key)
+
+
+def make_schema(person, events, phases):
+    "The tool asks for the names in a new folder; returns when the first picture is there"
+    person.type('.vqa-schema-events textarea', events)
+    person.type('.vqa-schema-phases textarea', phases)
+    person.page.locator('.vqa-schema-answer', has_text=events.split(',')[0]).first.wait_for()
+    person.click('.vqa-schema-start')
+    person.page.locator(".vqa-labeling[data-ready='1']").last.wait_for(timeout=90_000)
+
+
+def test_a_new_folder_a_video_and_escape(workplace, bikes):
+    "The schema is made in the tool, keys label what is playing, and what is pressed after Esc deletes no cell"
+    folder, page, errors, address = workplace
+    extract_frames(bikes, folder/'own', every_s=0.4, end_s=4)
+    write_notebook(folder/'own.ipynb', f"from paligemma_vqa.labeling import LabelingTool\ntool = LabelingTool('own', annotator='ann', pause_s=0.3)\ntool", "'below the tool'")
+    notebook, hands, person = NotebookPage(page, address, 'own.ipynb'), Hands(page, folder), Counted(page)
+    notebook.run_all()
+    page.locator('.vqa-schema').wait_for()
+    cells = notebook.cells()
+    make_schema(person, 'cyclist, walker, dd', 'begin, end')
+    person.press('c', '1', 'Enter')                     # the keys are there without a click
+    assert person.actions <= 6
+    page.locator('.vqa-counts', has_text='1 labeled of 10').wait_for()
+    hands.press('Space')
+    page.wait_for_function("() => Number(document.querySelector('.vqa-play-frame').dataset.frames) > 4")
+    hands.press('w', '2', 'Space')
+    page.locator('.vqa-offer', has_text='played').wait_for()
+    hands.press('Control+Enter')
+    wait_for(lambda: 'walker in the end phase' in (folder/'own/labels.jsonl').read_text(encoding='utf-8'), 20, 'what was played')
+    for keys in ('Escape', 'd', 'd'), ('Escape', 'q', 'd', 'd'), ('x', 'd', 'd'): hands.press(*keys)
+    time.sleep(0.4)
+    assert notebook.cells() == cells and page.locator('.jp-Dialog').count() == 0
+    assert EventSchema.load(folder/'own/schema.json').events == ('cyclist', 'walker', 'dd')
+
+
+@pytest.mark.slow
 def test_an_afternoon(workplace):
     folder, page, errors, address = workplace
     notebook, hands = NotebookPage(page, address, 'label.ipynb'), Hands(page, folder)
@@ -244,3 +297,48 @@ def test_a_dead_kernel_turns_red_and_loses_nothing(workplace):
     wait_for((folder/'killed/labels.jsonl').exists, 10, 'labels.jsonl')
     lines = [json.loads(line) for line in (folder/'killed/labels.jsonl').read_text().splitlines()]
     assert [SCHEMA.parse(line['answer']) for line in lines] == [{'A': '1'}, {'A': '1', 'B': '2'}]
+
+
+@pytest.mark.slow
+def test_from_one_recording_to_a_report(tmp_path, bikes):
+    "One video: frames, the schema in the tool, forty frames labeled by keyboard while it plays, training, a report"
+    from terminal import run
+    done = run('frames', bikes, '--output', tmp_path/'data', '--every', '0.2')
+    assert done.returncode == 0, done.stderr
+    done = run('label', tmp_path/'data', '--annotator', 'ann', '--no-browser')
+    assert done.returncode == 0, done.stderr
+    with jupyter_lab(tmp_path/'data') as address, chromium_page(1366, 625) as (page, errors):
+        person = Counted(page)
+        notebook = NotebookPage(page, address, 'label.ipynb')
+        page.locator('.jp-CodeCell .cm-content').last.click()
+        person.press('Shift+Enter')
+        page.locator('.vqa-schema').wait_for(timeout=90_000)
+        make_schema(person, 'taxi, walker', 'near, far')
+        person.press('t', '1')
+        page.locator('.vqa-phase.vqa-on', has_text='near').first.wait_for()
+        person.press('Enter')
+        page.locator('.vqa-counts', has_text='1 labeled of 50').wait_for()
+        first_label = person.actions + 2               # the two commands, frames and label
+        print(f'{first_label} actions from a video to the first label')
+        assert first_label <= 10
+        # forty frames: a key as something begins or ends, while it plays; then all that was played at once
+        person.press('Shift+ArrowDown')                # half speed: there is time to see
+        person.press('Space')
+        for key, after in ('w', 4), ('1', 5), ('t', 12), ('2', 13), ('w', 20), ('0', 21), ('t', 30), ('0', 31):
+            page.wait_for_function(f"() => Number(document.querySelector('.vqa-where').textContent.match(/frame (\\d+)/)[1]) >= {5 * after}", timeout=90_000)
+            person.press(key)
+        page.wait_for_function("() => Number(document.querySelector('.vqa-where').textContent.match(/frame (\\d+)/)[1]) >= 205", timeout=90_000)
+        person.press('Space')
+        page.locator('.vqa-offer', has_text='played').wait_for()
+        person.press('Control+Enter')
+        page.wait_for_function("() => Number(document.querySelector('.vqa-counts').textContent.match(/(\\d+) labeled/)[1]) >= 40", timeout=90_000)
+        page.screenshot(path=Path(__file__).with_name('screens')/'forty_labeled.png') if Path(__file__).with_name('screens').is_dir() else None
+        wait_for(lambda: len((tmp_path/'data/labels.jsonl').read_text().splitlines()) >= 40, 20, 'forty lines')
+        assert not errors
+    answers = {json.loads(line)['answer'] for line in (tmp_path/'data/labels.jsonl').read_text().splitlines()}
+    assert len(answers) >= 3
+    done = run('train', '--data', tmp_path/'data', '--model', 'tiny', '--output', tmp_path/'run', '--set', 'max_steps=6', '--json')
+    assert done.returncode == 0, done.stderr
+    done = run('evaluate', '--data', tmp_path/'data', '--lora_path', tmp_path/'run/adapter', '--output', tmp_path/'report')
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path/'report').rglob('report.html'))

@@ -337,7 +337,7 @@ def test_review_settles_what_two_annotators_see_differently(tmp_path):
     make_folder(tmp_path, 6)
     press(first := make_session(tmp_path, 'ann'), 'set 0 1', *['confirm'] * 6).close()
     press(second := make_session(tmp_path, 'bob'), 'set 0 1', *['confirm'] * 3, 'phase 2', *['confirm'] * 3).close()
-    session = make_session(tmp_path, 'cid', queue='review')
+    session = make_session(tmp_path, 'aaa', queue='review')     # who has labeled nothing is not counted
     assert session.queue == [f'images/v_{i:06d}.jpg' for i in (3, 4, 5)]
     assert 'ann' in agreement_html(session) and 'bob' in agreement_html(session)
     press(session, 'take 0', 'take 1', 'set 0 3', 'set 1 1')
