@@ -125,6 +125,7 @@ def draw_cautery(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
         blend(canvas, place, blob(noise[:16], 0.42, 0.4) + (0, 0.45), (20, 14, 12), 0.97, 0.05)
         blend(canvas, place, blob(noise[16:32], 0.7, 0.5) + (0, -0.2), smoke, 0.5, 0.2, texture)
 
+# %% ../../nbs/7_scenes/01_drawings.ipynb #d059747f
 def draw_suture(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
     gap = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55, 0.7, 0.8, 0.95), (0.5, 0.44, 0.34, 0.3, 0.2, 0.17, 0.07, 0.05))
     lens = circle(1.) * (1.05, gap)
