@@ -137,8 +137,9 @@ def merge(
 ):
     "Fold an adapter into its base: a checkpoint that transformers and vLLM load without this package."
     from paligemma_vqa.training.card import write_model_card
-    from paligemma_vqa.model.merged import merge_adapter
+    from paligemma_vqa.model.merged import merge_adapter, usage_of
     merge_adapter(lora_path, output, base=model)
     write_model_card(output)
+    print(*usage_of(output), sep='\n', file=sys.stderr)
     say(output)
     say_next('infer', '--lora-path', output, '--image-path', 'PICTURE_OR_FOLDER')
