@@ -15,6 +15,7 @@ def frames(tmp_path):
     folder = tmp_path/'case 3'/'frames'
     (folder/'images').mkdir(parents=True)
     for i in range(3): Image.new('RGB', (64, 36), (60 * i, 0, 0)).save(folder/f'images/v_{i:06d}.jpg')
+    EventSchema().save(folder/'schema.json')
     return folder
 
 
@@ -92,8 +93,8 @@ def test_the_notebook_of_somebody_who_labels_just_now_is_left_to_them(frames):
 def test_what_cannot_be_is_told_before_anything_is_written(frames, tmp_path, monkeypatch):
     fails('label', frames, '--no-browser', '--annotator', '../first', says=["'../first'", 'cannot name a file'])
     fails('label', frames, '--no-browser', '--annotator', 'x' * 300, says=['too long'])
-    fails('label', frames, '--no-browser', '--annotator', '', says=['cannot name a file'])
-    fails('label', frames, '--no-browser', '--lora_path', tmp_path/'nowhere', says=['nowhere', 'no such adapter folder'])
+    fails('label', frames, '--no-browser', '--annotator', '', says=['annotator'])
+    fails('label', frames, '--no-browser', '--lora_path', tmp_path/'nowhere', says=['nowhere', 'no such'])
     fails('label', frames, '--no-browser', '--lora_path', frames, says=['no adapter'])
     def nobody(): raise OSError('No username set in the environment')
     monkeypatch.setattr('getpass.getuser', nobody)
