@@ -14,6 +14,7 @@ import typer
 from .terminal import (Adapter, BatchSize, Data, Device, Dtype, Json, Model, existing_folder,
                                             predictor_of, say, say_json, say_next)
 from ..files import check_place
+from ..schema import VQAError
 
 # %% ../../nbs/9_command/10_evaluate.ipynb #b7269a0f
 def evaluate(
@@ -35,20 +36,23 @@ def evaluate(
 ):
     "Score an adapter on held-out videos, with baselines and intervals."
     from paligemma_vqa.command.report import evaluate as score
+    from paligemma_vqa.command.facts import command_line
     from paligemma_vqa.command.report import summary_table
+    from paligemma_vqa.command.truth import task_of
     existing_folder(data)
     output = check_place(output or (lora_path or Path('runs'))/'evaluation')
-    predictor = predictor_of(lora_path, model, device, dtype, _schema_of(data))
+    predictor = predictor_of(lora_path, model, device, dtype, None if lora_path else task_of(data))
     other = predictor_of(against, model, device, dtype) if against else None
+    if other and other.schema.fingerprint != predictor.schema.fingerprint:
+        raise VQAError('the two adapters answer in different schemas, so they cannot be compared', against,
+                       remedy='Choose one that was trained with the same events and phases.')
+    typed = command_line('evaluate', data=data, lora_path=lora_path, model=model, split=split, against=against,
+                         output=output, robustness=robustness, no_baselines=not baselines, batch_size=batch_size,
+                         device=device, dtype=dtype)
     report = score(predictor, data, split=split, against=other, baselines=baselines, with_robustness=robustness,
-                   batch_size=batch_size, output_dir=output)
+                   batch_size=batch_size, output_dir=output, command=typed)
     if json_: return say_json(report)
     say(summary_table(report), f'report: {output/"report.html"}')
     given = ('--lora-path', lora_path) if lora_path else ('--model', model)
     say_next('label', data, *given[:2 * bool(lora_path)], why='to look at what it was wrong about, with its suggestions')
     say_next('video', *given, '--video-path', 'VIDEO', '--output', 'runs/video', why='with a new video')
-
-# %% ../../nbs/9_command/10_evaluate.ipynb #0721bde0
-def _schema_of(data:Path):
-    from paligemma_vqa.dataset.records import load_schema
-    return load_schema(data)

@@ -20,7 +20,7 @@ import numpy as np
 from .balance import PICTURES, LabelReader
 from .blocks import Block, block_of, cut_slices, gap_for, make_blocks, moment
 from .looks import find_near_duplicates
-from .records import Record, group_of
+from .records import Record, group_of, load_schema
 from ..files import write_atomically
 from ..schema import EventSchema, VQAError
 
@@ -209,13 +209,17 @@ def split_by_group(
     if by == 'near-duplicates': found.lone = list(dict.fromkeys(record.image for record in records))
     alike = _group_by_looks(found, by, previous, folder)
     splits = Splits({}, by, seed, ratios, alike)
-    fixed, schema = previous.sides if previous else None, schema or EventSchema()
+    fixed, schema = previous.sides if previous else None, schema or _schema_of(folder)
     if by == 'time blocks': splits = _in_time(splits, records, schema, found, previous, gap_s)
     else: splits = _with_sides(splits, assign_groups(count_groups(records, splits, schema), ratios, seed, fixed))
     _warn(splits, records, found)
     return splits
 
 def _kind(by:str) -> str: return 'record' if by == 'file name' else by
+
+def _schema_of(folder) -> EventSchema:
+    "The data set's own; the default one for records that are in no folder"
+    return load_schema(folder) if folder is not None else EventSchema()
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #377923a8
 def _check_ratios(previous, ratios):
@@ -374,7 +378,7 @@ def fold_splits(
 ) -> list[Splits]:
     "`folds` splits, each tested on other groups; with two there is no validation. `VQAError` with too few groups"
     whole = split_by_group(records, schema, {'train': 1.}, seed, by='video', folder=folder)
-    counts = count_groups(records, whole, schema or EventSchema())
+    counts = count_groups(records, whole, schema or _schema_of(folder))
     if not 2 <= folds <= len(counts):
         remedy = f'Use 2 to {len(counts)}.' if len(counts) > 1 else 'Label another video.'
         raise VQAError(f'{len(counts)} groups cannot make {folds} folds', remedy=remedy)

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, f1_score
 
 from paligemma_vqa.evaluation.metrics import (METRICS, Counts, Frames, bootstrap, frame_metrics, quick_scores,
-                                              simulate_frames)
+                                              resampled, simulate_frames)
+from paligemma_vqa.evaluation.resampling import draws, interval, mean_interval, videos_needed
 from paligemma_vqa.inference.predictor import Predictor
 from paligemma_vqa.dataset.records import read_records
 from paligemma_vqa.command.report import compare, evaluate, truth_of
@@ -77,6 +78,37 @@ def test_intervals_are_over_videos_and_there_is_none_for_one_video():
     assert bootstrap(Counts.of(frames[:200]))['event_f1'] == (None, None)
 
 
+def test_a_ninety_five_percent_interval_leaves_two_and_a_half_on_either_side():
+    "One of 90 % is narrower, and was once called 95 %"
+    counts, seed = Counts.of(simulate_frames(videos=9)), 7
+    drawn = np.random.default_rng(seed).multinomial(9, np.full(9, 1 / 9), size=2000)
+    for name in ('event_f1', 'exact_match'):
+        values = resampled(counts, drawn)[name]
+        low, high = bootstrap(counts, 2000, seed=seed)[name]
+        assert np.mean(values < low) == pytest.approx(.025, abs=.005) and np.mean(values > high) == pytest.approx(.025, abs=.005)
+        inner = bootstrap(counts, 2000, .9, seed)[name]
+        assert low < inner[0] < inner[1] < high
+    scores = np.linspace(0, 1, 10_001)
+    assert interval(scores) == (.025, .975) and mean_interval([0., 1.]) == (0, 1)
+    worse, better = simulate_frames(seed=3), simulate_frames(seed=3, noise=1.2)
+    one = compare(worse, better)['metrics']['event_f1']
+    shared = draws(6)
+    difference = resampled(Counts.of(better), shared)['event_f1'] - resampled(Counts.of(worse), shared)['event_f1']
+    assert (one['low'], one['high']) == pytest.approx(tuple(np.percentile(difference, [2.5, 97.5])), abs=1e-6)   # drawn in pairs
+
+
+@pytest.mark.parametrize('videos', [4, 12, 40])
+def test_as_many_videos_as_are_asked_for_make_the_interval_that_narrow(videos):
+    def half(videos):
+        low, high = bootstrap(Counts.of(simulate_frames(videos=videos, frames=40, seed=videos)))['event_f1']
+        return (high - low) / 2
+    counts = Counts.of(simulate_frames(videos=videos, frames=40, seed=videos))
+    wanted = half(videos) / 2
+    needed = videos_needed(videos, bootstrap(counts)['event_f1'], wanted)
+    assert needed == pytest.approx(4 * videos, abs=1)
+    assert .4 * wanted < half(needed) < 2 * wanted
+
+
 def test_two_runs_on_different_frames_are_not_compared():
     with pytest.raises(VQAError, match='not on the same frames'): compare(simulate_frames(), simulate_frames()[:10])
 
@@ -102,7 +134,7 @@ def test_a_whole_report(dataset, base, tmp_path):
     assert found['comparison']['metrics']['event_f1']['difference'] == 0 and not found['comparison']['broken']
     assert len(found['robustness']['smoke']) == 3
     page = (tmp_path / 'report.html').read_text()
-    assert page.count('data:image') > 5 and 'http' not in page
+    assert page.count('data:image') > 5 and '://' not in page
 
 
 def test_answers_are_generated_not_teacher_forced(dataset, base):

@@ -113,3 +113,15 @@ def test_a_schema_too_large_to_list_reports_what_it_left_out():
     assert session.forwards <= 4 + 12      # the greedy answer may need some more
     assert found.probabilities.shape == (12, 9) and 0 <= found.unexplained <= 1
     assert np.exp([lp for _, lp in found.answers]).sum() + found.unexplained == pytest.approx(1, abs=1e-9)
+
+
+def test_what_is_left_is_read_from_the_right_event(model, automaton):
+    "The rest is spread as the unfinished answers say: nearer to the truth than the same numbers given to another event"
+    off, left = {shift: 0. for shift in range(3)}, []
+    for seed in range(6):
+        inputs = make_inputs(model, automaton.tokenizer, 1, seed)
+        truth = marginals(brute_force(model, automaton, inputs), SCHEMA)
+        [found] = posterior(TreeSession(model, automaton, inputs), bound=.2, max_forwards=1, max_tokens=4)
+        left.append(found.unexplained)
+        for shift in off: off[shift] += np.abs(found.lower + np.roll(found.probabilities - found.lower, shift, 0) - truth).sum()
+    assert np.mean(left) > .05 and off[0] < .8 * min(off[1], off[2])
