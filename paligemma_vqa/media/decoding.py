@@ -194,25 +194,15 @@ class Decoder:
 
     def _forget(self) -> None: self.codec.flush_buffers(); self.is_waiting = True
 
-    def _drain(self, before_s:float=np.inf) -> Iterator[tuple[int, float, av.VideoFrame]]:
-        "The pictures that are still inside; those that claim to be shown later than `before_s` are not what they claim"
-        try: frames = self.codec.decode(None)
-        except av.FFmpegError: frames = []
-        for frame in frames:
-            is_late = frame.pts is not None and frame.pts * self.time_base + self.shift_s >= before_s
-            if not frame.is_corrupt and not is_late: yield from self._place(frame, is_recovered=False)
-            elif not self.clock.has_showing_times and self._times: heappop(self._times); self.shown += 1
-            if frame.is_corrupt: self.ledger.reason = 'damaged picture'
-
     def feed(self, timed:Timed, is_wanted:bool=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
         "The pictures that come out when this packet goes in"
         packet = timed.packet
         if not packet.size and packet.dts is not None: return   # AVI's sign for a picture that was dropped
-        if timed.note: yield from self._heed(timed)
+        if timed.note: yield from _heed(self, timed)
         # What an edit list hides is decoded, because others need it, and never comes out
         if timed.time_s is not None and packet.size and not packet.is_discard: heappush(self._times, timed.time_s)
-        if packet.size and self._must_wait(timed): return self.ledger.trouble('it begins in the middle')
-        if self._is_leading(packet): heappop(self._times); self.shown += 1; return   # its picture never comes out
+        if packet.size and _must_wait(self, timed): return self.ledger.trouble('it begins in the middle')
+        if _is_leading(self, packet): heappop(self._times); self.shown += 1; return   # its picture never comes out
         is_wanted = is_wanted or not self.clock.has_showing_times
         self.codec.skip_frame = 'DEFAULT' if is_wanted else 'NONREF'
         if not is_wanted: self._skipped.add(timed.time_s)
@@ -221,55 +211,70 @@ class Decoder:
         except av.FFmpegError as error: return self._fail(f'damaged ({error.strerror})')
         for frame in frames:
             if frame.is_corrupt: return self._fail('damaged picture')
-            yield from self._place(frame)
-
-    def _heed(self, timed:Timed) -> Iterator[tuple[int, float, av.VideoFrame]]:
-        "What a packet says about those before it"
-        is_hole = not timed.is_restart and timed.packet.dts is not None and self.clock.can_miss
-        if not timed.is_restart: self.ledger.trouble(timed.note)
-        yield from self._drain(float(timed.packet.dts * self.time_base) + timed.shift_s if is_hole else np.inf)
-        self._forget()
-        self._patience = np.inf
-        if timed.is_restart: self.ledger.restart(timed.time_s, timed.note)
-        self.shift_s = timed.shift_s
+            yield from _place(self, frame)
 
     def _fail(self, reason:str) -> None: self.ledger.trouble(reason); self._forget(); self._patience = np.inf
 
-    def _must_wait(self, timed:Timed) -> bool:
-        "Whether nothing whole can come of this packet"
-        packet = timed.packet
-        if timed.is_corrupt: return True
-        if not self.is_waiting: return False
-        self._patience -= 1
-        if not packet.is_keyframe and self._patience > 0: return True
-        self.is_waiting = False
-        if not self.clock.has_showing_times:
-            self.shown, self._times, self._entry = self.shown + len(self._times) - 1, [max(self._times)], packet.pts
-        return False
+# %% ../../nbs/0_ground/09_decoding.ipynb #7e69537b
+def _must_wait(decoder:Decoder, timed:Timed) -> bool:
+    "Whether nothing whole can come of this packet"
+    packet = timed.packet
+    if timed.is_corrupt: return True
+    if not decoder.is_waiting: return False
+    decoder._patience -= 1
+    if not packet.is_keyframe and decoder._patience > 0: return True
+    decoder.is_waiting = False
+    if not decoder.clock.has_showing_times:
+        decoder.shown += len(decoder._times) - 1
+        decoder._times, decoder._entry = [max(decoder._times)], packet.pts
+    return False
 
-    def _is_leading(self, packet) -> bool:
-        if self._entry is None or packet.pts is None or packet.pts == self._entry: return False
-        if packet.pts > self._entry: self._entry = None; return False
-        return True
+def _is_leading(decoder:Decoder, packet) -> bool:
+    "Whether its picture is shown before the key frame at which decoding began, and so cannot be made"
+    if decoder._entry is None or packet.pts is None or packet.pts == decoder._entry: return False
+    if packet.pts > decoder._entry: decoder._entry = None; return False
+    return True
 
-    def _place(self, frame, is_recovered=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
-        "The picture with its number and its time; nothing for one that is out of order"
-        last_s = self.ledger.last_s
-        if not self.clock.has_showing_times and self._times: time_s = heappop(self._times)
-        elif frame.pts is not None and self.clock.has_showing_times:
-            time_s = float(frame.pts * self.time_base) + self.shift_s
-        else: time_s = 0.0 if last_s is None else last_s + self.clock.spacing_s
-        if last_s is not None and time_s <= last_s + 1e-9: return
-        if self.clock.has_showing_times:
-            while self._times and self._times[0] < time_s - 1e-9:
-                passed_s, self.shown = heappop(self._times), self.shown + 1
-                if passed_s in self._skipped:
-                    self._skipped.discard(passed_s); self.ledger.show(passed_s, is_recovered=False)
-            if self._times and self._times[0] < time_s + 1e-9: heappop(self._times)
-        self._skipped.discard(time_s)
-        index, self.shown = self.shown, self.shown + 1
-        self.ledger.show(time_s, is_recovered)
-        yield index, time_s, frame
+# %% ../../nbs/0_ground/09_decoding.ipynb #6e68e423
+def _drain(decoder:Decoder, before_s:float=np.inf) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    "The pictures that are still inside; those that claim to be shown later than `before_s` are not what they claim"
+    try: frames = decoder.codec.decode(None)
+    except av.FFmpegError: frames = []
+    for frame in frames:
+        is_late = frame.pts is not None and frame.pts * decoder.time_base + decoder.shift_s >= before_s
+        if not frame.is_corrupt and not is_late: yield from _place(decoder, frame, is_recovered=False)
+        elif not decoder.clock.has_showing_times and decoder._times: heappop(decoder._times); decoder.shown += 1
+        if frame.is_corrupt: decoder.ledger.reason = 'damaged picture'
+
+def _heed(decoder:Decoder, timed:Timed) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    "What a packet says about those before it"
+    is_hole = not timed.is_restart and timed.packet.dts is not None and decoder.clock.can_miss
+    if not timed.is_restart: decoder.ledger.trouble(timed.note)
+    yield from _drain(decoder, float(timed.packet.dts * decoder.time_base) + timed.shift_s if is_hole else np.inf)
+    decoder._forget()
+    decoder._patience = np.inf
+    if timed.is_restart: decoder.ledger.restart(timed.time_s, timed.note)
+    decoder.shift_s = timed.shift_s
+
+# %% ../../nbs/0_ground/09_decoding.ipynb #26fce976
+def _place(decoder:Decoder, frame, is_recovered=True) -> Iterator[tuple[int, float, av.VideoFrame]]:
+    "The picture with its number and its time; nothing for one that is out of order"
+    last_s = decoder.ledger.last_s
+    if not decoder.clock.has_showing_times and decoder._times: time_s = heappop(decoder._times)
+    elif frame.pts is not None and decoder.clock.has_showing_times:
+        time_s = float(frame.pts * decoder.time_base) + decoder.shift_s
+    else: time_s = 0.0 if last_s is None else last_s + decoder.clock.spacing_s
+    if last_s is not None and time_s <= last_s + 1e-9: return
+    if decoder.clock.has_showing_times:
+        while decoder._times and decoder._times[0] < time_s - 1e-9:
+            passed_s, decoder.shown = heappop(decoder._times), decoder.shown + 1
+            if passed_s in decoder._skipped:
+                decoder._skipped.discard(passed_s); decoder.ledger.show(passed_s, is_recovered=False)
+        if decoder._times and decoder._times[0] < time_s + 1e-9: heappop(decoder._times)
+    decoder._skipped.discard(time_s)
+    index, decoder.shown = decoder.shown, decoder.shown + 1
+    decoder.ledger.show(time_s, is_recovered)
+    yield index, time_s, frame
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #866c3f06
 def _hides(stream) -> bool:
@@ -355,7 +360,7 @@ def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table
     # Where pictures come regularly, one that is missing among the last ones was cut off with those that it needed
     is_cut = not ledger.reason and abs(clock.step_s() - clock.spacing_s) < 0.2 * clock.spacing_s
     if is_cut: ledger.trouble('the file ends early')
-    yield from decoder._drain()
+    yield from _drain(decoder)
     if ledger.reason == 'the file ends early': ledger.reason = ''
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #0ae21494

@@ -143,15 +143,15 @@ class Clockwork:
 
     def see(self, packet:av.Packet, following:Sequence[av.Packet]=()) -> Timed:
         "The packet with its time; to be called for each one, in order"
-        if self.can_miss: self._unwrap(packet)
+        if self.can_miss: _unwrap(self, packet)
         dts, pts = packet.dts, packet.pts if self.has_showing_times else packet.dts
         if self._listed and packet.pos in self._listed: dts = pts = self._listed[packet.pos]
         dts_s = self._count * self.spacing_s + self.origin_s if dts is None and not self.has_showing_times else \
             None if dts is None else float(dts * self.time_base)
         pts_s = dts_s if pts is None else float(pts * self.time_base)
         self._count += 1
-        is_corrupt = packet.is_corrupt and not self._is_at_restart(packet, following)
-        note, is_restart = self._judge(is_corrupt, dts_s, pts_s)
+        is_corrupt = packet.is_corrupt and not _is_at_restart(self, packet, following)
+        note, is_restart = _judge(self, is_corrupt, dts_s, pts_s)
         if dts_s is not None: self._last_dts_s = dts_s
         time_s = None if pts_s is None else pts_s + self.shift_s
         if time_s is not None: self.newest_s = time_s if self.newest_s is None else max(self.newest_s, time_s)
@@ -173,35 +173,38 @@ class Clockwork:
                 ahead.append(following)
             yield self.see(packet, ahead)
 
-    def _is_at_restart(self, packet, following) -> bool:
-        times = [other.dts for other in (packet, *following) if other.dts is not None]
-        longest = LONGEST_LEAP_S / self.time_base
-        return any(later < sooner or later - sooner > longest for sooner, later in zip(times, times[1:]))
+# %% ../../nbs/0_ground/08_tracks.ipynb #70c25e06
+def _unwrap(clock:Clockwork, packet) -> None:
+    "Give it the numbers that a clock with more bits would have: those of the decoder's pictures follow from them"
+    if packet.dts is not None:
+        dts, last = packet.dts + clock.wraps * WRAP, clock._last_dts_s
+        if last is not None and 0 <= float((dts + WRAP) * clock.time_base) - last < 10:
+            clock.wraps, dts = clock.wraps + 1, dts + WRAP
+        packet.dts = dts
+    if packet.pts is not None:
+        pts = packet.pts + clock.wraps * WRAP
+        packet.pts = pts + WRAP if packet.dts is not None and pts < packet.dts - WRAP // 2 else pts
 
-    def _unwrap(self, packet) -> None:
-        "Give it the numbers that a clock with more bits would have: those of the decoder's pictures follow from them"
-        if packet.dts is not None:
-            dts, last = packet.dts + self.wraps * WRAP, self._last_dts_s
-            if last is not None and 0 <= float((dts + WRAP) * self.time_base) - last < 10:
-                self.wraps, dts = self.wraps + 1, dts + WRAP
-            packet.dts = dts
-        if packet.pts is not None:
-            pts = packet.pts + self.wraps * WRAP
-            packet.pts = pts + WRAP if packet.dts is not None and pts < packet.dts - WRAP // 2 else pts
+def _is_at_restart(clock:Clockwork, packet, following) -> bool:
+    times = [other.dts for other in (packet, *following) if other.dts is not None]
+    longest = LONGEST_LEAP_S / clock.time_base
+    return any(later < sooner or later - sooner > longest for sooner, later in zip(times, times[1:]))
 
-    def _judge(self, is_corrupt, dts_s, pts_s) -> tuple[str, bool]:
-        if dts_s is None or self._last_dts_s is None: return 'damaged in the file' if is_corrupt else '', False
-        step_s = dts_s - self._last_dts_s
-        is_back = step_s < -1e-6 if self.can_restart else step_s < -1.0
-        if is_back or self.can_restart and step_s > LONGEST_LEAP_S:
-            self.shift_s = self.newest_s + self.spacing_s - pts_s
-            self._steps.clear()
-            return f'the clock jumps {"back" if is_back else "ahead"} by {abs(step_s):.1f} s; the rest was moved behind', True
-        usual_s = self.step_s()
-        if step_s > 0: self._steps.append(step_s)
-        if is_corrupt: return 'damaged in the file', False
-        if self.can_miss and usual_s and step_s > 1.5 * usual_s: return 'a piece of the file is missing', False
-        return '', False
+# %% ../../nbs/0_ground/08_tracks.ipynb #9f5af5b0
+def _judge(clock:Clockwork, is_corrupt, dts_s, pts_s) -> tuple[str, bool]:
+    "What went wrong before this packet, and whether the recording's clock begins anew"
+    if dts_s is None or clock._last_dts_s is None: return 'damaged in the file' if is_corrupt else '', False
+    step_s = dts_s - clock._last_dts_s
+    is_back = step_s < -1e-6 if clock.can_restart else step_s < -1.0
+    if is_back or clock.can_restart and step_s > LONGEST_LEAP_S:
+        clock.shift_s = clock.newest_s + clock.spacing_s - pts_s
+        clock._steps.clear()
+        return f'the clock jumps {"back" if is_back else "ahead"} by {abs(step_s):.1f} s; the rest was moved behind', True
+    usual_s = clock.step_s()
+    if step_s > 0: clock._steps.append(step_s)
+    if is_corrupt: return 'damaged in the file', False
+    if clock.can_miss and usual_s and step_s > 1.5 * usual_s: return 'a piece of the file is missing', False
+    return '', False
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #aa82927b
 @dataclass(frozen=True)
