@@ -52,7 +52,9 @@ def label_notebook(folder:Path, annotator:str, lora_path:Path|None=None):
     title = f'# Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}'
     cells = [nbformat.v4.new_markdown_cell(f'{title}\n\nRun the cell below, click the picture, and use the keys.'),
              nbformat.v4.new_code_cell(tool_call(folder, annotator, lora_path))]
-    return nbformat.v4.new_notebook(cells=cells, metadata={MADE: dict(annotator=annotator, digest=digest_of(cells))})
+    kernel = dict(name='python3', display_name='Python 3', language='python')   # without one, JupyterLab asks for it first
+    return nbformat.v4.new_notebook(cells=cells, metadata={
+        'kernelspec': kernel, MADE: dict(annotator=annotator, digest=digest_of(cells))})
 
 def made_for(path:Path) -> str|None:
     "For whom we wrote the notebook at `path`; None when somebody else wrote or changed it, or nobody can read it"
