@@ -3,10 +3,15 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all lab export docs clean
+.PHONY: demo gpu test test-all lab export docs clean
 
 demo: .venv/ready
 	$(BIN)/paligemma-vqa demo --output runs/demo
+
+# Checks and measures the graphics card: six minutes, no network, no weights. `make gpu GPU='--device cpu --tiny'` tries the same without a card.
+GPU ?=
+gpu: .venv/ready
+	HF_HUB_OFFLINE=1 $(BIN)/python -m paligemma_vqa.proof --output runs/gpu $(GPU)
 
 # The doc tests in the notebooks; imports between rooms; then what a doc test cannot show. At most 12 minutes on two cores.
 test: .venv/ready
