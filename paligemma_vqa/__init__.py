@@ -71,12 +71,16 @@ FORMER = {   # Module of before: where its names are now
 class FormerNames(MetaPathFinder, Loader):
     "Imports a module by the name it had before it moved"
     def find_spec(self, name, path, target=None):
+        "A spec for a module of before"
         package, _, module = name.rpartition('.')
         if package == 'paligemma_vqa' and module in FORMER: return ModuleSpec(name, self)
 
-    def create_module(self, spec): return None
+    def create_module(self, spec):
+        "The usual empty module"
+        return None
 
     def exec_module(self, module):
+        "Fill a module of before with the names of those that followed it, and warn"
         places = [f'paligemma_vqa.{place}' for place in FORMER[module.__name__.rpartition('.')[2]].split()]
         warnings.warn(f"{module.__name__} is now {' and '.join(places)}", DeprecationWarning, stacklevel=2)
         def find(name):

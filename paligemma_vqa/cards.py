@@ -15,7 +15,8 @@ import yaml
 from .files import write_atomically
 
 # %% ../nbs/0_ground/04_cards.ipynb #9ba0c86c
-_ENTITIES = {ord(mark): f'&#{ord(mark)};' for mark in '<>&$|`"'}   # entities never begin markup; these do so even after \\
+# entities never begin markup; these do so even after \\
+_ENTITIES = {ord(mark): f'&#{ord(mark)};' for mark in '<>&$|`"'}
 _MARKUP = re.compile(r'([\\*\[\]#!~@^]|(?<!\w)_|_(?!\w)|(?<=\])\()')
 _TURNS = re.compile('[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]')
 _LINK = re.compile(r'://|(?i:(?<=www)\.)')                      # shown as links although nobody wrote one

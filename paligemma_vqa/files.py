@@ -83,14 +83,16 @@ def check_place(
     place, remedy = Path(folder).absolute(), 'Choose another folder.'
     try:
         while not os.path.lexists(place): place = place.parent
-        if not place.is_dir(): raise VQAError('is not a folder, so nothing can be written into it', place, remedy=remedy)
+        if not place.is_dir():
+            raise VQAError('is not a folder, so nothing can be written into it', place, remedy=remedy)
         if max(len(os.fsencode(part)) for part in Path(folder).parts or ('',)) > os.pathconf(place, 'PC_NAME_MAX'):
             raise VQAError('the name is too long', f'{str(folder)[:60]}…', remedy='Choose a shorter one.')
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(4096))
             file.flush()
     except OSError as error:
-        raise VQAError(f'nothing can be written here ({error.strerror or error})', str(folder)[:300], remedy=remedy) from None
+        raise VQAError(f'nothing can be written here ({error.strerror or error})', str(folder)[:300],
+                       remedy=remedy) from None
     return Path(folder)
 
 def check_file_to_write(

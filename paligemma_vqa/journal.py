@@ -181,7 +181,9 @@ class Journal:
         sync_folder(self.path.parent)
 
     @property
-    def closed(self) -> bool: return self._descriptor is None
+    def closed(self) -> bool:
+        "Whether nothing more can be written"
+        return self._descriptor is None
 
     def append(self, entry:dict) -> None:
         "Write one line and force it to the disk; on `VQAError` the file is as it was before"

@@ -207,7 +207,8 @@ class _Declared:
     private: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for kind in ('events', 'phases', 'safe_flips', 'private'): object.__setattr__(self, kind, tuple(getattr(self, kind)))
+        for kind in ('events', 'phases', 'safe_flips', 'private'):
+            object.__setattr__(self, kind, tuple(getattr(self, kind)))
         _check_names('event', self.events)
         _check_names('phase', self.phases)
         if unknown := set(self.safe_flips) - {'horizontal', 'vertical'}:
@@ -325,7 +326,8 @@ def _check_formats(schema) -> None:
 
 # %% ../nbs/0_ground/01_schema.ipynb #fd7f2b6b
 def _schema_values(values:Mapping, defaults) -> dict:
-    "The fields of a schema from plain lists and strings; `VQAError` on a key that is none and on what has the wrong form"
+    """The fields of a schema from plain lists and strings; `VQAError` on a key that is none and on what has the
+    wrong form"""
     keys = [f.name for f in fields(defaults)]
     if not isinstance(values, Mapping):
         raise VQAError('a schema is an object', remedy='Write {"events": […], "phases": […]}.')
@@ -355,6 +357,7 @@ class EventSchema(_Read):
         _check_formats(self)
 
     def to_dict(self) -> dict:
+        "Plain lists and strings, as they stand in schema.json"
         return dict(name=self.name, events=list(self.events), phases=list(self.phases), questions=dict(self.questions),
                     answer_formats={name: asdict(f) for name, f in self.answer_formats.items()},
                     # left out when there is none, so that schemas of before keep their fingerprint
@@ -366,6 +369,7 @@ class EventSchema(_Read):
         return cls(**_schema_values(values, cls))
 
     def save(self, path:str|Path) -> None:
+        "Write it as a JSON file"
         Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
 
     @classmethod

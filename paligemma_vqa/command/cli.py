@@ -63,7 +63,8 @@ def hush() -> None:
     warnings.filterwarnings('ignore', message='Could not find a config file')   # PEFT looks for the base on the hub
 
 def check_words(arguments:list[str]) -> None:
-    "`VQAError` for what no option can mean: a zero byte; and nothing at all, as a shell gives for a variable that is not set"
+    """`VQAError` for what no option can mean: a zero byte; and nothing at all, as a shell gives for a variable that
+    is not set"""
     for number, word in enumerate(arguments):
         if '\0' in word: raise VQAError('an argument holds a zero byte', remedy='Leave it out.')
         name = word if word.startswith('--') else arguments[number - 1] if number else ''
@@ -79,10 +80,13 @@ def _unforeseen(error:BaseException) -> VQAError:
         return VQAError('there is not enough memory', remedy=remedy, exit_code=1)
     text, remedy = ''.join(traceback.format_exception(error)), 'Please report it'
     try:
-        with tempfile.NamedTemporaryFile('w', prefix='paligemma-vqa-', suffix='.txt', delete=False, errors='replace') as file: file.write(text)
+        with tempfile.NamedTemporaryFile('w', prefix='paligemma-vqa-', suffix='.txt', delete=False,
+                                         errors='replace') as file:
+            file.write(text)
         remedy += f' with {file.name}, which says where it happened.'
     except OSError: remedy += f': {text}'   # no place to keep it
-    return VQAError(f'an error that should not happen: {type(error).__name__}: {str(error)[:300]}', remedy=remedy, exit_code=1)
+    return VQAError(f'an error that should not happen: {type(error).__name__}: {str(error)[:300]}', remedy=remedy,
+                    exit_code=1)
 
 # %% ../../nbs/9_command/12_cli.ipynb #f4e9b361
 def _call(arguments:list[str]) -> int:

@@ -76,10 +76,12 @@ def _after_lint(data:Path, findings, errors:int) -> None:
     "What to do about what was found"
     codes = {finding.code for finding in findings}
     if 'file' in codes and not (data/'labels.jsonl').exists(): say_next('label', data)
-    elif any(finding.fixable for finding in findings): say_next('lint', data, '--fix', why='which repairs what needs no judgement')
+    elif any(finding.fixable for finding in findings):
+        say_next('lint', data, '--fix', why='which repairs what needs no judgement')
     elif 'leak' in codes: say_next('split', data, '--anew', why='when the pictures have been set right')
     elif not errors: say_next('train', '--data', data, '--output', 'runs/train')
 
+# %% ../../nbs/9_command/06_data.ipynb #fab7928f
 def _advice(data:Path) -> str|None:
     "What the videos of a data set can show; None when there are enough, or its pictures are of no video"
     from paligemma_vqa.dataset.records import each_line

@@ -21,7 +21,8 @@ Schema = Annotated[Optional[Path],
                    typer.Option('--schema', help='schema.json, for a base or a checkpoint of another program. Default: '
                                                  'events A to E.', show_default=False)]
 Labels = Annotated[Optional[Path],
-                   typer.Option('--data', help='The data set that such a checkpoint was trained on: its schema, question '
+                   typer.Option('--data', help='The data set that such a checkpoint was trained on: its schema, '
+                                               'question '
                                                'and form of the answers.', show_default=False)]
 
 # %% ../../nbs/9_command/17_elsewhere.ipynb #18cb1adb

@@ -54,5 +54,6 @@ def evaluate(
     if json_: return say_json(report)
     say(summary_table(report), f'report: {output/"report.html"}')
     given = ('--lora-path', lora_path) if lora_path else ('--model', model)
-    say_next('label', data, *given[:2 * bool(lora_path)], why='to look at what it was wrong about, with its suggestions')
+    say_next('label', data, *given[:2 * bool(lora_path)],
+             why='to look at what it was wrong about, with its suggestions')
     say_next('video', *given, '--video-path', 'VIDEO', '--output', 'runs/video', why='with a new video')

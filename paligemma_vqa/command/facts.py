@@ -21,7 +21,8 @@ def model_facts(
 ) -> dict:
     "Where the weights are from, what they are asked, and a digest of them; what is not known is None"
     info, model = getattr(predictor, 'info', None), getattr(predictor, 'model', None)
-    known = {name: getattr(info, name, None) for name in ('mode', 'created_at', 'base_fingerprint', 'dataset_fingerprint')}
+    known = {name: getattr(info, name, None)
+             for name in ('mode', 'created_at', 'base_fingerprint', 'dataset_fingerprint')}
     folder = getattr(predictor, 'folder', None)
     return dict(path=str(folder) if folder else None, base=info.base_model if info else 'a base without an adapter',
                 **known, weights=weights_digest(model) if model is not None else None,
@@ -37,9 +38,11 @@ def data_facts(folder:str|Path, side:str) -> dict:
 def cautions(model:Mapping, data:Mapping) -> list[str]:
     "What the two together give reason to doubt, a sentence each"
     trained_on = model.get('dataset_fingerprint')
-    if data['side'] == 'train': return ['These are the frames that were trained on: the scores say nothing about others.']
+    if data['side'] == 'train':
+        return ['These are the frames that were trained on: the scores say nothing about others.']
     if not trained_on or trained_on == data['fingerprint']: return []
-    return [f"The adapter was trained on a data set of fingerprint {trained_on}, and this one is {data['fingerprint']}: if "
+    return [f"The adapter was trained on a data set of fingerprint {trained_on}, and this one is "
+            f"{data['fingerprint']}: if "
             'it is the same one, changed since, make sure that no video that is scored here was trained on then.']
 
 # %% ../../nbs/9_command/16_facts.ipynb #e78fa82e
@@ -48,7 +51,8 @@ def made_with(
 ) -> dict:
     "When, with which versions, by which command"
     ours = dict(paligemma_vqa=importlib.metadata.version('paligemma_vqa'), python=platform.python_version())
-    return dict(at=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=ours | versions(), command=command)
+    return dict(at=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=ours | versions(),
+                command=command)
 
 def command_line(
     name:str,      # Of the command
@@ -69,7 +73,8 @@ def fact_rows(report:Mapping) -> list[tuple[str, str]]:
     trained = ', '.join(str(value) for value in (model['mode'], model['created_at']) if value)
     rows = [('adapter', model['path']), ('weights', f"{model['weights']} ({model['dtype']} on {model['device']})"),
             ('base', model['base'] + (f" {model['base_fingerprint']}" if model['base_fingerprint'] else '')),
-            ('trained', trained + (f" on data set {model['dataset_fingerprint']}" if model['dataset_fingerprint'] else '')),
+            ('trained', trained + (f" on data set {model['dataset_fingerprint']}" if model['dataset_fingerprint']
+                                   else '')),
             ('question', model['question']), ('answer format', model['answer_format']),
             ('data set', f"{data['path']} {data['fingerprint']}, {data['side']} side"),
             ('events', ', '.join(report['schema']['events'])), ('phases', ', '.join(report['schema']['phases'])),

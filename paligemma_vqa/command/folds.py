@@ -70,6 +70,7 @@ def splits_of_folds(
         raise VQAError(f'{folds} folds leave no videos to choose the best epoch with', remedy='Use 3 or more.')
     return fold_splits(Records(data), folds, load_schema(data), seed, data)
 
+# %% ../../nbs/9_command/18_folds.ipynb #218e2f71
 def finetune_folds(
     data:Path,                   # Data set folder
     output:Path,                 # Gets fold-1, fold-2, …, folds.md and folds.json

@@ -115,4 +115,6 @@ def infer(
                 _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
             failed += 'error' in values
     if failed: raise VQAError(f'{failed} pictures could not be used; the others are done', image_path)
-    if is_folder and lora_path and not json_: print('Next, to set right what is wrong:', pasteable('label', image_path, '--lora-path', lora_path), file=sys.stderr)
+    if is_folder and lora_path and not json_:
+        print('Next, to set right what is wrong:', pasteable('label', image_path, '--lora-path', lora_path),
+              file=sys.stderr)

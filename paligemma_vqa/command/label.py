@@ -52,7 +52,8 @@ def label_notebook(folder:Path, annotator:str, lora_path:Path|None=None):
     title = f'# Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}'
     cells = [nbformat.v4.new_markdown_cell(f'{title}\n\nRun the cell below, click the picture, and use the keys.'),
              nbformat.v4.new_code_cell(tool_call(folder, annotator, lora_path))]
-    kernel = dict(name='python3', display_name='Python 3', language='python')   # without one, JupyterLab asks for it first
+    # without one, JupyterLab asks for it first
+    kernel = dict(name='python3', display_name='Python 3', language='python')
     return nbformat.v4.new_notebook(cells=cells, metadata={
         'kernelspec': kernel, MADE: dict(annotator=annotator, digest=digest_of(cells))})
 
@@ -86,7 +87,8 @@ def annotator_of(name:str|None) -> str:
     from paligemma_vqa.labeling.opened import check_annotator
     try: name = getpass.getuser() if name is None else name
     except (OSError, KeyError, ImportError):
-        raise VQAError('there is no login name here', remedy='Say whose labels these will be: --annotator NAME.') from None
+        raise VQAError('there is no login name here',
+                       remedy='Say whose labels these will be: --annotator NAME.') from None
     return check_annotator(name)
 
 # %% ../../nbs/9_command/05_label.ipynb #7d7e2f8a
@@ -115,7 +117,8 @@ def give_schema(
     if schema is not None: return use_schema(folder, EventSchema.load(schema))
     there = load_schema(folder) if (folder/'schema.json').exists() else None
     if there is None and (events is None or phases is None):
-        raise VQAError('a schema has events and phases', remedy='Give both: --events "clipping,cutting" --phases "begin,end".')
+        raise VQAError('a schema has events and phases',
+                       remedy='Give both: --events "clipping,cutting" --phases "begin,end".')
     wanted = {kind: getattr(there, kind) if text is None else typed_names(text)
               for kind, text in (('events', events), ('phases', phases))}
     return use_schema(folder, EventSchema(**wanted) if there is None else replace(there, **wanted))

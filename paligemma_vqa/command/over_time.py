@@ -107,7 +107,8 @@ def discuss(
         where = '; '.join(f'{event} at {start_s:.1f} s of {video} for {end_s - start_s:.1f} s'
                           for video, event, start_s, end_s in lost[:5])
         said.append(f"{len(lost)} that single frames had shown {'is' if len(lost) == 1 else 'are'} lost, "
-                    f"{f'{lengths[0]:.1f} to ' if len(lost) > 1 else ''}{lengths[-1]:.1f} s long: {where}{' and others' if len(lost) > 5 else ''}. "
+                    f"{f'{lengths[0]:.1f} to ' if len(lost) > 1 else ''}{lengths[-1]:.1f} s long: "
+                    f"{where}{' and others' if len(lost) > 5 else ''}. "
                     'What is so short is taken for a flicker: where none may be missed, look at frames '
                     '(`--method raw`) and accept the false ones.')
     return said

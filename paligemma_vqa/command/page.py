@@ -29,7 +29,8 @@ from ..schema import EventSchema, VQAError
 TITLES = {name: name.replace('_', ' ').replace('f1', 'F1') for name in METRICS} | {
     'f1@10': 'F1@10', 'f1@25': 'F1@25', 'f1@50': 'F1@50', 'f1@50_mean': 'F1@50, mean over videos'}
 COLUMNS = ('event_f1', 'phase_accuracy', 'joint_f1', 'exact_match', 'parse_rate')
-SEGMENT_COLUMNS = (('f1@10', 'F1@10'), ('f1@25', 'F1@25'), ('f1@50', 'F1@50'), ('mean_over_videos', 'F1@50, mean over videos'),
+SEGMENT_COLUMNS = (('f1@10', 'F1@10'), ('f1@25', 'F1@25'), ('f1@50', 'F1@50'),
+                   ('mean_over_videos', 'F1@50, mean over videos'),
                    ('edit', 'edit'), ('start_latency', 'start latency, s'), ('relaxed_accuracy', 'relaxed accuracy'),
                    ('missed', 'missed'), ('false', 'false'))
 
@@ -38,16 +39,19 @@ GLOSSARY = {name: text[0].upper() + text[1:] + '.' for name, text in METRICS.ite
     'interval': 'In square brackets. Videos are drawn with replacement a thousand times, and the middle 95 % of the '
                 'scores is the interval: how much the number could move with other videos of the same kind.',
     'mean_over_videos': 'Each video is scored by itself, then the mean is taken; sd is the spread between videos.',
-    'best constant answer': 'Of all answers in the training labels the one that scores best there, given to every picture.',
+    'best constant answer': 'Of all answers in the training labels the one that scores best there, given to every '
+                            'picture.',
     'clock only': 'Looks at no picture: the commonest training label at that tenth of a video.',
     'question only': 'The model is shown a grey picture: what the words alone are worth.',
     'shuffled pictures': 'The model’s answer to another picture of the split.',
     'base without adapter': 'The base model before fine-tuning, asked the same question in the same format.',
-    'linear probe on SigLIP': 'No language model: one logistic regression an event on the frozen vision tower’s features, '
+    'linear probe on SigLIP': 'No language model: one logistic regression an event on the frozen vision tower’s '
+                              'features, '
                               'trained on the training side.',
     'raw': 'Segments from the frames as they are: what a live view can show.',
     'smoothed': 'Segments after smoothing, which was chosen on the validation videos.',
-    'f1@10': 'A segment is found when it shares 10 % of the union with a true one of the same event and phase; F1 of that.',
+    'f1@10': 'A segment is found when it shares 10 % of the union with a true one of the same event and phase; F1 of '
+             'that.',
     'f1@25': 'As F1@10, with 25 %.', 'f1@50': 'As F1@10, with 50 %.',
     'edit': 'Is the order of phases right, whatever the timing: 1 minus the edit distance over the longer sequence.',
     'start_latency': 'By how many seconds an event is noticed too late, on average; negative is too early.',
@@ -59,7 +63,8 @@ GLOSSARY = {name: text[0].upper() + text[1:] + '.' for name, text in METRICS.ite
     'confusion': 'How often each true state of an event was taken for which.',
     'ECE': 'Expected calibration error: how far probabilities are from the share that came true, on average over bins.',
     'Brier': 'Mean squared difference between probability and outcome; 0 is best.',
-    'temperature': 'What log-probabilities are divided by so that they mean what they say; above 1 the model was too sure.',
+    'temperature': 'What log-probabilities are divided by so that they mean what they say; above 1 the model was too '
+                   'sure.',
     'risk_coverage': 'The surest frames are answered first; the curve says how many of those answered are wrong.',
     'thresholds': 'The lowest probability at which 95 % of the claims were right on validation, and what it gives here.',
     'by_loss': 'Frames to whose truth the model gave the smallest chance; wrong labels are among them.',
@@ -73,7 +78,8 @@ MEANING = {
     'question only': 'the words alone are worth as much; the picture is not used.',
     'shuffled pictures': 'answers to other pictures are as good; the picture that is asked about is not used.',
     'base without adapter': 'fine-tuning did not help on these videos.',
-    'linear probe on SigLIP': 'these pictures can be told apart without a language model, by one logistic regression an '
+    'linear probe on SigLIP': 'these pictures can be told apart without a language model, by one logistic regression '
+                              'an '
                               'event that is a thousand times cheaper. If the schema stays as it is and single frames '
                               'are all that matters, use that; the score here is no evidence that the language model '
                               'is needed.'}
@@ -90,7 +96,8 @@ def against_baselines(
             return f"{TITLES[name]} ({value:.3f} against {value + row['ahead'][name]['difference']:.3f})"
         sure = 'beyond chance' if all(ahead.values()) else 'within what chance allows' if not any(ahead.values()) else \
             f"beyond chance in {', '.join(TITLES[name] for name, is_sure in ahead.items() if is_sure)}"
-        said.append(f"The baseline {title} is ahead of the model in {', '.join(map(one, ahead))}, {sure}: {MEANING.get(title, '')}")
+        said.append(f"The baseline {title} is ahead of the model in {', '.join(map(one, ahead))}, {sure}: "
+                    f"{MEANING.get(title, '')}")
     return said
 
 # %% ../../nbs/9_command/15_page.ipynb #239fc6ea
@@ -105,7 +112,8 @@ def too_few(report:Mapping) -> str|None:
     def of(number, what): return f"{number} {what}{'' if number == 1 else 's'}"
     more = (f"About {needed - report['videos']} videos more ({needed} in all) would narrow the interval of event F1 to "
             f'±{WIDTH}.' if needed > report['videos'] else f'At least {FEW_FRAMES} frames should be labelled.')
-    return (f"Too few to tell: {of(report['frames'], 'frame')} of {of(report['videos'], 'video')}. Whatever stands below "
+    return (f"Too few to tell: {of(report['frames'], 'frame')} of {of(report['videos'], 'video')}. Whatever stands "
+            f"below "
             f'may be chance. {more}')
 
 # %% ../../nbs/9_command/15_page.ipynb #580f22b2
@@ -158,6 +166,7 @@ def _doubts(schema:EventSchema, probabilities) -> list[tuple[str, list[tuple[str
     return [(event, [(states[i], float(row[i])) for i in np.argsort(-row, kind='stable')[:3] if row[i] >= .005])
             for event, row in zip(schema.events, probabilities) if row.max() < .995]
 
+# %% ../../nbs/9_command/15_page.ipynb #eb7a9422
 def gallery(
     frames:Frames,
     rows:Sequence[int],          # The most interesting first
@@ -192,7 +201,8 @@ def _lowest(report:Mapping, name:str) -> list[tuple[str, float]]:
     known = [(video, values[name]) for video, values in report['per_video'].items() if values[name] is not None]
     return sorted(known, key=lambda one: one[1])[:2]
 
-CONTENTS = (('first', 'Read this first', 'overall'), ('scores', 'Scores', 'overall'), ('segments', 'Over time', 'over_time'),
+CONTENTS = (('first', 'Read this first', 'overall'), ('scores', 'Scores', 'overall'),
+            ('segments', 'Over time', 'over_time'),
             ('videos', 'Each video', 'overall'), ('events', 'Each event', 'overall'),
             ('calibration', 'Calibration', 'calibration'), ('robustness', 'Under worse pictures', 'robustness'),
             ('comparison', 'Against the other adapter', 'comparison'), ('pictures', 'Pictures', 'overall'),
@@ -202,7 +212,8 @@ CONTENTS = (('first', 'Read this first', 'overall'), ('scores', 'Scores', 'overa
 def page(
     report:Mapping,             # As `evaluate` gives it
     schema:EventSchema,
-    galleries:Mapping[str, list[dict]],   # From `gallery`: by_loss, wrong_by_confidence, least_sure, perhaps broken and mended
+    # From `gallery`: by_loss, wrong_by_confidence, least_sure, perhaps broken and mended
+    galleries:Mapping[str, list[dict]],
     facts:Sequence[tuple[str, str]]=(),   # Who, on what, made how
 ) -> str:
     "report.html: a page without scripts that needs nothing but itself; whatever it shows is escaped"

@@ -41,7 +41,8 @@ _all_ = ['truth_of', 'answered', 'segments_of', 'smoothing_for', 'over_time', 'c
 def _bare(predictor, frames:Frames, batch_size:int) -> np.ndarray:
     "[N, E] what the base says without its adapter"
     model = predictor.model
-    base = type(predictor).from_base(predictor.info.base_model, predictor.task, device=str(model.device), dtype=model.dtype)
+    base = type(predictor).from_base(predictor.info.base_model, predictor.task, device=str(model.device),
+                                     dtype=model.dtype)
     found = base.predict_each(list(frames.images), batch_size, bound=None)
     return answered(frames, found, 'base').predicted
 
@@ -74,7 +75,8 @@ def from_validation(
     "Keys of the report that validation videos decide, and the smoothing; none without probabilities"
     if validation.probabilities is None: return {}, None
     temperature, chosen = fit_temperature(validation), threshold_for_precision(validation)
-    scaled, there = replace(frames, probabilities=scale(frames.probabilities, temperature)), at_thresholds(frames, chosen)
+    scaled, there = replace(frames, probabilities=scale(frames.probabilities, temperature)), at_thresholds(frames,
+                                                                                                           chosen)
     found = {'temperature': dict(fitted_on='validation', value=round(temperature, 4), calibration=calibration(scaled)),
              'thresholds_for_precision_0.95': {event: one and one | dict(on_split=there[event])
                                                for event, one in chosen.items()}}
@@ -91,7 +93,8 @@ def keep_smoothing(
     info = replace(predictor.info, smoothing=choice_to_dict(choice, **measured_on))
     try: info.save(predictor.folder)
     except OSError as error:
-        warnings.warn(f'{predictor.folder} cannot be written ({error.strerror}); the smoothing is not kept.', stacklevel=2)
+        warnings.warn(f'{predictor.folder} cannot be written ({error.strerror}); the smoothing is not kept.',
+                      stacklevel=2)
         return False
     predictor.info = info
     return True
@@ -107,7 +110,8 @@ def _measured(predictor, folder:Path, side:str, against, baselines:bool, with_ro
     report, choice = dict(**frame_metrics(frames), calibration=calibration(frames),
                           risk_coverage=risk_coverage(frames)), None
     if splits and splits.splits.get('validation') and side != 'validation':
-        found, choice = from_validation(frames, ask(predictor, truth_of(folder, 'validation', schema), 'validation'), train)
+        found, choice = from_validation(frames, ask(predictor, truth_of(folder, 'validation', schema), 'validation'),
+                                        train)
         report |= found
     report |= dict(over_time=over_time(frames, choice=choice),
                    leaks=find_leaks(folder, list(Records(folder, schema)), splits).to_dict() if splits else None,
@@ -136,7 +140,8 @@ def evaluate(
     is best on validation videos is kept with the adapter. `VQAError` when there is nothing to score"""
     folder, side = Path(data_dir), SIDE_NAMES.get(split.lower(), split)
     with with_files(folder) as files:
-        found, frames, other, choice = _measured(predictor, files, side, against, baselines, with_robustness, batch_size)
+        found, frames, other, choice = _measured(predictor, files, side, against, baselines, with_robustness,
+                                                 batch_size)
         model, data = model_facts(predictor), data_facts(folder, side)
         report = dict(version=2, split=side, data=str(folder), schema=predictor.schema.to_dict(), model=model,
                       dataset=data, made_with=made_with(command), cautions=cautions(model, data), **found)
@@ -158,7 +163,8 @@ def _line(title:str, cells) -> str:
 
 def _segment_lines(found:Mapping|None) -> list[str]:
     if not found: return []
-    names = ('segments', 'F1@10', 'F1@25', 'F1@50', 'F1@50, mean over videos', 'edit', 'start latency, s', 'missed', 'false')
+    names = ('segments', 'F1@10', 'F1@25', 'F1@50', 'F1@50, mean over videos', 'edit', 'start latency, s', 'missed',
+             'false')
     lines = ['', _line(names[0], names[1:]), '|---' * len(names) + '|']
     for name, row in found.items():
         mean = (row['mean_over_videos'] or {}).get('f1@50')
@@ -205,6 +211,7 @@ def _galleries(frames:Frames, other:Frames|None, report:Mapping) -> dict[str, li
     if other: found |= {name: gallery(frames, report['comparison'][name], other) for name in ('broken', 'mended')}
     return found
 
+# %% ../../nbs/9_command/01_report.ipynb #c79d63f0
 def write_report(
     report:Mapping, frames:Frames,
     output_dir:str|Path,
@@ -214,7 +221,8 @@ def write_report(
     "report.json, report.html, table.md and predictions.jsonl in `output_dir`; returns the page's path"
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    text = page(report, frames.schema, _galleries(frames, other, report), fact_rows(report) if 'dataset' in report else ())
+    text = page(report, frames.schema, _galleries(frames, other, report),
+                fact_rows(report) if 'dataset' in report else ())
     write_atomically(folder/'predictions.jsonl', _prediction_lines(frames, root))
     write_atomically(folder/'table.md', [(summary_table(report) + '\n').encode()])
     write_atomically(folder/'report.html', [text.encode()])

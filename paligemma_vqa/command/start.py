@@ -26,7 +26,8 @@ def demo(
     report = run_demo(output, seed=seed)
     if json_: return say_json(report)
     say(summary(report, output))
-    say_next('label', output/'data', '--lora-path', output/'training/adapter', why='to see the labeling tool with suggestions')
+    say_next('label', output/'data', '--lora-path', output/'training/adapter',
+             why='to see the labeling tool with suggestions')
 
 # %% ../../nbs/9_command/04_start.ipynb #a62f9c41
 def doctor(json_: Json = False):

@@ -43,7 +43,8 @@ def refuse_twice(
         name, _, value = one.partition('=')
         name = name.strip().replace('-', '_')
         if given.get(name) is not None and str(given[name]) != value.strip():
-            raise VQAError(f'{name} is given twice, as {given[name]} and as {value.strip()}', remedy='Leave one of them out.')
+            raise VQAError(f'{name} is given twice, as {given[name]} and as {value.strip()}',
+                           remedy='Leave one of them out.')
 
 # %% ../../nbs/9_command/08_train.ipynb #a77dbd3a
 Text = Optional[str]

@@ -43,7 +43,8 @@ Method = _option(str, '--method', 'Smoothing of a file: hmm, median, hysteresis 
                  'it for the adapter, else hmm.')
 
 # %% ../../nbs/9_command/11_video.ipynb #ae796577
-Truth = _option(Path, '--truth', 'segments.json or .csv of what is really there: drawn beside what is found, and scored.')
+Truth = _option(Path, '--truth',
+                'segments.json or .csv of what is really there: drawn beside what is found, and scored.')
 Rules = _option(Path, '--rules', 'YAML with what must and must not happen, a sentence a line; broken rules are listed, '
                 'live they are alerts.')
 MinConfidence = _option(float, '--min-confidence', 'Segments less sure than this are marked as doubtful. Default: 0.5.',
@@ -95,7 +96,8 @@ def video(
     if source is not None: return _live(predictor, asked)
     print(f'Smoothing: {how}', file=sys.stderr)
     marks = _marks(asked, predictor.schema)   # an error in it is to come before the work
-    options = dict(fps=fps, dynamics=asked.dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged, method=method,
+    options = dict(fps=fps, dynamics=asked.dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged,
+                   method=method,
                    annotated=annotated is not False, track=track, private=marks['private'], **span)
     is_many = video_path.is_dir() and not _pictures_in(video_path)
     (_many if is_many else _one)(predictor, asked, options, marks)
@@ -199,7 +201,8 @@ def _one(predictor, asked, options, marks) -> None:
     for loss in result.losses: print(f'Warning: {asked.video_path}: {loss}', file=sys.stderr)
     queued = asked.to_label and queue_uncertain([result], [asked.video_path], asked.to_label, asked.budget or 50)
     if asked.json_:
-        say_json(dict(video=str(asked.video_path), output=str(asked.output), segments=list(map(asdict, result.segments)),
+        say_json(dict(video=str(asked.video_path), output=str(asked.output),
+                      segments=list(map(asdict, result.segments)),
                       losses=list(map(str, result.losses)), timing=dict(result.timing), smoothing=result.smoothing,
                       metrics=result.metrics, violations=list(map(asdict, broken)))
                  | (dict(asked=list(map(str, queued))) if asked.to_label else {}))
@@ -233,7 +236,8 @@ def _what_next(result, asked) -> None:
 def _many(predictor, asked, options, marks) -> None:
     from paligemma_vqa.video.folder import analyze_folder, queue_from_folder
     from paligemma_vqa.video.results import write_results
-    if asked.truth: raise VQAError('--truth is about one video', asked.video_path, remedy='Give the path of that video.')
+    if asked.truth:
+        raise VQAError('--truth is about one video', asked.video_path, remedy='Give the path of that video.')
     def progress(outcome, n, count):
         print(f'{n}/{count} {outcome.video}: {outcome.status} {outcome.error}', file=sys.stderr)
     outcomes = analyze_folder(predictor, asked.video_path, asked.output, on_video=progress,
@@ -248,12 +252,14 @@ def _many(predictor, asked, options, marks) -> None:
         else: say(f'{len(queued)} frames are waiting for labels in {asked.to_label}')
     _after_many(predictor, outcomes, asked)
 
+# %% ../../nbs/9_command/11_video.ipynb #baee4a9b
 def _after_many(predictor, outcomes, asked) -> None:
     "A page with the clips of all videos; and an error when some failed"
     whole = [outcome for outcome in outcomes if outcome.status != 'failed']
     if asked.clips:
         from paligemma_vqa.video.clips import write_index_of_folders
-        write_index_of_folders(asked.output / 'clips.html', {one.video: asked.output / one.folder / 'clips' for one in whole})
+        write_index_of_folders(asked.output / 'clips.html',
+                               {one.video: asked.output / one.folder / 'clips' for one in whole})
     if not asked.json_:
         say(f'videos.csv, segments.csv and the numbers over videos are in {asked.output}')
     if len(whole) < len(outcomes):

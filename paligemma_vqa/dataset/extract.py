@@ -131,6 +131,7 @@ def _frames_at(video, indices, looking) -> Iterator[Frame]:
         for index, time_s, make_image in reader.moments():   # only the wanted ones become pictures
             if index in indices and (image := make_image()) is not None: yield Frame(index, time_s, image)
 
+# %% ../../nbs/2_dataset/11_extract.ipynb #57868f29
 def _known_frames(folder, name, video) -> dict[str, dict]:
     known = {}
     for entry in read_frames_file(folder/FRAMES):

@@ -25,7 +25,8 @@ def meaning(
     found = f'{pairs} such pair{"" if pairs == 1 else "s"}'
     if one == other: return (f"{found} of '{one}' itself: parts of one recording are in training and in the test, "
                              'so the figures are too good.')
-    return (f"{found} of '{one}' and '{other}': if both are of one recording or one patient, give them the same \"video\" "
+    return (f"{found} of '{one}' and '{other}': if both are of one recording or one patient, give them the same "
+            f"\"video\" "
             'in labels.jsonl and split anew; if they only look alike, the test is easier than a new video will be.')
 
 # %% ../../nbs/2_dataset/09_leaks.ipynb #2c6c7dde
@@ -92,5 +93,6 @@ def find_leaks(
         checks.append(f'looks: {telling} pictures, {len(alike)} alike on two sides (up to {ALIKE_BITS} of 64 bits)'
                       + (f', {empty} empty ones left out' if empty else ''))
     else: checks.append('looks: not compared')
-    return LeakReport(dict(pictures), groups, exact, alike, tuple((*pair, number) for pair, number in between.most_common()),
+    return LeakReport(dict(pictures), groups, exact, alike,
+                      tuple((*pair, number) for pair, number in between.most_common()),
                       tuple(checks), splits.caution)

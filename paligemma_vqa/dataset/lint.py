@@ -168,7 +168,8 @@ def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -
                                               earlier.annotation) and line.annotation != earlier.annotation:
         return line.find('error', 'conflict', f'{what} and has another answer', 'Decide which is right.')
     return line.find('warning', 'same' if likeness.is_same_file else 'lookalike', what,
-                     'Keep one of them, or see that both are in one split' + (': give both videos one "video" if they are of one recording.'
+                     'Keep one of them, or see that both are in one split'
+                     + (': give both videos one "video" if they are of one recording.'
                                                                                 if more else '.'))
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #df1e4025

@@ -217,6 +217,7 @@ def split_by_group(
 
 def _kind(by:str) -> str: return 'record' if by == 'file name' else by
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #4c51f026
 def _schema_of(folder) -> EventSchema:
     "The data set's own; the default one for records that are in no folder"
     return load_schema(folder) if folder is not None else EventSchema()

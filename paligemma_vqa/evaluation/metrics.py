@@ -52,7 +52,9 @@ class Frames:
                                 for name in ('videos', 'truth', 'predicted', 'probabilities', 'times_s', 'images')})
 
     @cached_property
-    def video_names(self) -> list[str]: return list(dict.fromkeys(self.videos.tolist()))
+    def video_names(self) -> list[str]:
+        "Each video once, in their order"
+        return list(dict.fromkeys(self.videos.tolist()))
 
 # %% ../../nbs/5_evaluate/01_metrics.ipynb #eacdb124
 def simulate_frames(
@@ -98,6 +100,7 @@ class Counts:
 
     @classmethod
     def of(cls, frames:Frames) -> 'Counts':
+        "The counts of some frames"
         truth, predicted = frames.truth, frames.predicted
         phases = np.arange(1, len(frames.schema.phases) + 1)
         both = (truth > 0) & (predicted > 0)
@@ -111,7 +114,9 @@ class Counts:
         return cls(**{name: np.stack([values[rows].sum(0) for rows in of_video]) for name, values in per_frame.items()})
 
     def __getitem__(self, videos) -> 'Counts': return Counts(*[values[videos] for values in vars(self).values()])
-    def sum(self, axis:int=0) -> 'Counts': return Counts(*[values.sum(axis) for values in vars(self).values()])
+    def sum(self, axis:int=0) -> 'Counts':
+        "The counts of all along an axis, together"
+        return Counts(*[values.sum(axis) for values in vars(self).values()])
     def event(self, i:int) -> 'Counts':
         "As if the schema had this event only; `frames`, `read` and `exact` are still those of whole answers"
         def pick(name, values):
@@ -165,7 +170,7 @@ def quick_scores(
     truth,      # [N, E] codes
     predicted,  # [N, E] codes; a row of -1 is an answer that could not be read
 ) -> dict[str, float|None]:
-    "All `METRICS` of some frames; None where one is not defined"
+    "All `METRICS` of some frames; None where one is not defined. `VQAError` for no frame at all"
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 2 or not truth.size:
         raise VQAError('there is no frame to score', remedy='Give codes of shape [frames, events].')

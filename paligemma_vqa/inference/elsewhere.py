@@ -118,6 +118,7 @@ def _does_not_fit(folder, predictor:Predictor, picture, assumed:bool) -> VQAErro
                     remedy='Give the schema that it was trained for: --schema FILE, or --data DIR with its labels.'
                     if assumed else 'Give another schema, or the labels that it was trained on: --data DIR.')
 
+# %% ../../nbs/4_answer/09_elsewhere.ipynb #957d0022
 def _told(folder, trials:list[Trial], assumed:bool, task:Task|None) -> list[str]:
     schema, best = trials[0].task.schema, trials[0]
     told = [f'{folder} was trained by another program.']

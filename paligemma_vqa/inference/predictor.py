@@ -32,7 +32,8 @@ from .prediction import Failure, Prediction, show_predictions
 from ..schema import ANSWER_PREFIX, EventSchema, VQAError
 from .trees import TreeSession
 
-_all_ = ['Failure', 'Prediction', 'show_predictions', 'best_device']   # a predictor's words, so they can be had from here too
+# a predictor's words, so they can be had from here too
+_all_ = ['Failure', 'Prediction', 'show_predictions', 'best_device']
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #4f7a1c43
 PICTURES = tuple(sorted(PICTURE_SUFFIXES))
@@ -76,7 +77,8 @@ _TASK = re.compile(r'(cap|caption|describe|ocr)( [a-z]{2})?$|(detect|segment) \S
 def _prompt_tokens(processor, image_size, question, prefix=ANSWER_PREFIX) -> torch.Tensor:
     "[1, P] the prompt's tokens with the places for the picture, as the processor makes them"
     blank = Image.new('RGB', (image_size, image_size))
-    prompt = f'<image>{question}' if _TASK.match(question) and prefix == ANSWER_PREFIX else format_prompt(question, prefix)
+    prompt = (f'<image>{question}' if _TASK.match(question) and prefix == ANSWER_PREFIX
+              else format_prompt(question, prefix))
     return processor(text=[prompt], images=[blank], return_tensors='pt')['input_ids']
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #af54ba6e

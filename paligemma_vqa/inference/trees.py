@@ -99,7 +99,8 @@ def _trunk_positions(real:torch.Tensor, forced:int) -> torch.Tensor:
     return torch.cat([counted.clamp(min=1), counted[:, -1:] + torch.arange(1, forced + 1, device=real.device)], 1)
 
 def _nodes_see(real:torch.Tensor, forced:int, sees:torch.Tensor) -> torch.Tensor:
-    "What nodes see, [B, W, P + forced + nodes], where `sees` [B, W, nodes] is what they see of each other: all of the trunk"
+    """What nodes see, [B, W, P + forced + nodes], where `sees` [B, W, nodes] is what they see of each other: all of
+    the trunk"""
     beginning = torch.ones(len(real), forced, dtype=torch.bool, device=real.device)
     return torch.cat([torch.cat([real, beginning], 1)[:, None].expand(-1, sees.shape[1], -1), sees], 2)
 
@@ -167,7 +168,8 @@ class _Reading(_Head):
         inputs:Mapping,             # As for `TreeSession`
         intro:Sequence[int],        # The forced beginning of every answer
     ) -> None:
-        "Take a batch, which the next `run` will read; `VQAError` when the prompt and the pictures do not fit each other"
+        """Take a batch, which the next `run` will read; `VQAError` when the prompt and the pictures do not fit each
+        other"""
         prefix, features, pixels = (inputs['input_ids'].to(self.device), inputs.get('image_features'),
                                     inputs.get('pixel_values'))
         _check_places(self.model.config, prefix, features, pixels)

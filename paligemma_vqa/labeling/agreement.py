@@ -72,7 +72,8 @@ def agreement(
     first:str,           # Annotators
     second:str,
 ) -> Agreement:
-    "How far two annotators agree. Labels that were imported count for nobody, and decisions made later change nothing"
+    """How far two annotators agree. Labels that were imported count for nobody, and decisions made later change
+    nothing. `VQAError` for a name nobody has"""
     for name in (first, second):
         if name not in store.annotators:
             raise VQAError(f"no annotator '{name}'", store.folder, remedy=f"There is {', '.join(store.annotators)}.")

@@ -143,6 +143,7 @@ class Prepared(Generic[Result]):
         return not self._wake.is_set()
 
     def close(self) -> None:
+        "Stop working ahead"
         self._is_closed = True
         self._wake.set()
 

@@ -72,6 +72,7 @@ def count_contents(
                     phases, events, dict(by['annotator'].most_common()), dict(by['source'].most_common()),
                     _columns(kinds))
 
+# %% ../../nbs/1_label/11_card.ipynb #d688b315
 def _labels(answers, sides, schema):
     "What the answers of each side say, counted as everywhere in the package"
     found = {side: count_labels([dict(answer=answer) for answer in answers[side]], schema, [*answers[side].values()])
@@ -151,7 +152,8 @@ def _how_it_was_split(split:dict) -> list[str]:
     shares = ', '.join(f'{escaped(side)} {share:.0%}' for side, share in split.get('ratios', {}).items())
     caution = Splits({}, split['by']).caution
     how = WAYS[split['by']].capitalize() + (f'. **{caution}** Made with' if caution else ';')
-    return ['## How it was split', f'{how} seed {split.get("seed", 0)}' + (f', wanted shares {shares}' if shares else '')
+    return ['## How it was split', f'{how} seed {split.get("seed", 0)}'
+            + (f', wanted shares {shares}' if shares else '')
             + f', fingerprint {code_span(split.get("fingerprint", "none"))}. `splits.json` says which group is where.']
 
 # %% ../../nbs/1_label/11_card.ipynb #9c0f5493

@@ -103,7 +103,9 @@ class OpenFolder:
         return self.ledgers[self.annotator]
 
     @property
-    def closed(self) -> bool: return not self.read_only and self.journal.closed
+    def closed(self) -> bool:
+        "Whether nothing more can be written"
+        return not self.read_only and self.journal.closed
 
 # %% ../../nbs/1_label/12_opened.ipynb #20cefa38
 def about_pictures(store:OpenFolder) -> list[str]:

@@ -63,6 +63,7 @@ class Recording:
         "The picture that was passed last"
         return max(bisect_right(self.times_s, time_s + 1e-6) - 1, 0)
 
+# %% ../../nbs/1_label/18_playback.ipynb #a603e0a3
 def recording_of(
     store:LabelStore,
     item:str,          # Any picture of the video
@@ -112,14 +113,17 @@ class Player:
     "Plays a recording: `play`, `pause`, and where it is in `time_s`"
     def __init__(self, recording:Recording,
         show:Callable[[float, bytes], None],            # Called from the thread with a frame and its time
-        on_end:Callable[[Exception|None], None]=lambda error: None,  # Called from the thread at the end of the recording
+        # Called from the thread at the end of the recording
+        on_end:Callable[[Exception|None], None]=lambda error: None,
     ):
         self.recording, self.show, self.on_end = recording, show, on_end
         self.time_s, self.speed, self.loop = recording.times_s[0], 1.0, None   # loop: (start_s, end_s)
         self._halt, self._free = None, threading.BoundedSemaphore(2)
 
     @property
-    def is_playing(self) -> bool: return self._halt is not None
+    def is_playing(self) -> bool:
+        "Whether pictures are being shown one after the other"
+        return self._halt is not None
 
     def play(self) -> None:
         "From `time_s` on, at `speed`; from the start again after the end"
@@ -152,6 +156,7 @@ def _run(player:Player, halt:threading.Event):
     player.pause()
     player.on_end(error)
 
+# %% ../../nbs/1_label/18_playback.ipynb #97a25534
 def _run_once(player, halt):
     "To the end of the recording, or of the loop"
     recording, speed, start_s = player.recording, player.speed, player.time_s
@@ -200,7 +205,9 @@ class Playback:
         self.is_shown, self._drawn_at = False, 0.0
 
     @property
-    def is_playing(self) -> bool: return self.player is not None and self.player.is_playing
+    def is_playing(self) -> bool:
+        "Whether the video runs"
+        return self.player is not None and self.player.is_playing
 
     def ready(self) -> Player:
         "The player for the picture on screen, at that picture unless it is already in it; `VQAError` for a lone one"
@@ -208,7 +215,8 @@ class Playback:
         if player is None or session.item not in player.recording.items:
             if player: player.pause()
             recording = recording_of(session.store, session.item)
-            self.player = player = Player(recording, lambda *frame: follow(self, *frame), lambda error: ended(self, error))
+            self.player = player = Player(recording, lambda *frame: follow(self, *frame),
+                                          lambda error: ended(self, error))
         place = session.places[session.item]
         if player.recording.place_at(player.time_s) != place: player.time_s = player.recording.times_s[place]
         return player
@@ -248,6 +256,7 @@ def ended(playback:Playback, error:Exception|None=None) -> None:
         paused(playback)
         playback.refresh()
 
+# %% ../../nbs/1_label/18_playback.ipynb #5e29f72b
 def paused(playback:Playback) -> None:
     "Show the picture itself when the player stopped at it, and offer to confirm what was played"
     session, player = playback.session, playback.player
@@ -310,6 +319,7 @@ def loop(playback:Playback) -> None:
     player.play()
     session.say(f'{last - first + 1} pictures are played again and again; the same key ends it.')
 
+# %% ../../nbs/1_label/18_playback.ipynb #440d797a
 def confirm_played(playback:Playback) -> None:
     "Finish every picture that was played, as it is labeled"
     session, (first, last) = playback.session, (playback.first, playback.last)
@@ -333,7 +343,8 @@ def playbar_html(playback:Playback, keys:dict[str, str]) -> str:
     time_s = player.time_s if player and playback.is_shown else session.store.info(session.item).get('time_s')
     end_s = player.recording.end_s if player else None
     label_s = player.recording.times_s[session.places[session.item]] if player else time_s
-    is_between = bool(player) and playback.is_shown and not player.is_playing and abs(time_s - label_s) > 0.6 / player.recording.fps
+    is_between = (bool(player) and playback.is_shown and not player.is_playing
+                  and abs(time_s - label_s) > 0.6 / player.recording.fps)
     return fill('playbar', keys=keys, is_playing=playback.is_playing, is_looping=bool(player and player.loop),
                 speed=f'{player.speed if player else 1:g}×', time='' if time_s is None else clock(time_s, 2),
                 end=clock(end_s, 1) if end_s else '', label=clock(label_s, 2) if is_between else '',

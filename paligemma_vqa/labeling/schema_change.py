@@ -6,7 +6,7 @@
 __all__ = ['changed_schema', 'Renaming', 'renamed_entry', 'back_up', 'put_back', 'change_schema', 'use_schema']
 
 # %% ../../nbs/1_label/19_schema_change.ipynb #b6c2eebe
-import json, zipfile
+import itertools, json, zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -48,9 +48,13 @@ class Renaming:
     events: Mapping[str, str] = field(default_factory=dict)   # Old name to new name, of those that change
     phases: Mapping[str, str] = field(default_factory=dict)
 
-    def event(self, name:str) -> str: return self.events.get(name, name)
+    def event(self, name:str) -> str:
+        "The new name of an event"
+        return self.events.get(name, name)
 
-    def phase(self, name:str|None) -> str|None: return self.phases.get(name, name)
+    def phase(self, name:str|None) -> str|None:
+        "The new name of a phase"
+        return self.phases.get(name, name)
 
     def annotation(self, annotation:Annotation|None) -> Annotation|None:
         "The same under the new names; names that no schema has stay"
@@ -99,14 +103,16 @@ def renamed_entry(
 # %% ../../nbs/1_label/19_schema_change.ipynb #eba1d889
 def _files(folder:Path) -> list[Path]:
     "All that has names of the schema in it"
-    found = [folder/'schema.json', folder/LABELS, folder/'labels/settings.json', *(folder/'labels').glob('.*.intervals'),
+    found = [folder/'schema.json', folder/LABELS, folder/'labels/settings.json',
+             *(folder/'labels').glob('.*.intervals'),
              *(folder/'labels').glob('[!.]*.jsonl'), exported_path(folder), folder/'labels/.compacted']
     return [path for path in found if path.is_file()]
 
 def back_up(folder:str|Path) -> Path:
     "A zip file of a folder's schema and labels as they are, in `labels/`; the pictures are not in it"
     folder, time = Path(folder), f'{datetime.now():%Y-%m-%d %H.%M.%S}'
-    path = folder/'labels'/f'before {time}.zip'
+    names = (f'before {time}{f" ({n})" if n else ""}.zip' for n in itertools.count())     # two changes in one second
+    path = next(path for name in names if not (path := folder/'labels'/name).exists())
     path.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, 'x', zipfile.ZIP_DEFLATED) as archive:
         for file in _files(folder): archive.write(file, file.relative_to(folder).as_posix())
@@ -179,13 +185,15 @@ def _rewrite_lines(path:Path, change):
     write_atomically(path, [*lines()])
     copy_path(path).unlink(missing_ok=True)      # it would be taken for what is missing
 
+# %% ../../nbs/1_label/19_schema_change.ipynb #285491da
 def _renamed_marks(folder, renaming) -> dict[str, str]:
     "Digest of each line that was deleted outside to its digest under the new names"
     store, marks = LabelStore(folder, 'renaming', renaming.old, read_only=True), {}
     for ledger_name, ledger in store.ledgers.items():
         for item, fields in ledger.fields.items():
             if 'dropped' not in fields or 'time' not in fields: continue
-            for line in records_of(item, ledger_name, ledger, renaming.old, tuple(fields['dropped']), store.answer_format,
+            for line in records_of(item, ledger_name, ledger, renaming.old, tuple(fields['dropped']),
+                                   store.answer_format,
                                    store.pictures.info(item)):
                 marks[mark_of(line)] = mark_of(renaming.record(line))
     return marks

@@ -104,7 +104,8 @@ def keep_schema(folder:str|Path, schema:EventSchema) -> Path:
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #873f9f90
 TEXTS = {
-    'en': dict(title='What is to be labeled in these pictures?', events='Events', phases='Phases', start='Start labeling',
+    'en': dict(title='What is to be labeled in these pictures?', events='Events', phases='Phases',
+               start='Start labeling',
                events_hint='what can be seen: one a line, or with commas, for example clipping, cutting',
                phases_hint='what each event goes through, for example begin, end', answers='Answers as',
                surgical='A surgical example', plain='A plain example',

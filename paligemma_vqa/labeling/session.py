@@ -131,15 +131,21 @@ class Whereabouts:
         return 'todo' if self._are_videos[video] else 'item'
 
     @hold.setter
-    def hold(self, name:str|None): self._hold = name
+    def hold(self, name:str|None):
+        "Choose it; None for what suits the pictures"
+        self._hold = name
 
     def status(self, item:str) -> str:
         "`todo`, `done` or `skipped`; a flag is a fact of its own, `store.is_flagged`"
         return self.statuses.get(item, 'todo')
 
-    def todo(self) -> list[str]: return [item for item in self.store.items if item not in self.statuses]
+    def todo(self) -> list[str]:
+        "Pictures that are neither finished nor skipped"
+        return [item for item in self.store.items if item not in self.statuses]
 
-    def labeled(self) -> list[str]: return [item for item in self.store.items if self.status(item) == 'done']
+    def labeled(self) -> list[str]:
+        "Pictures that are finished"
+        return [item for item in self.store.items if self.status(item) == 'done']
 
 # %% ../../nbs/1_label/07_session.ipynb #91040ebb
 def is_video(store:LabelStore, video:str) -> bool:
@@ -197,15 +203,23 @@ class LabelingSession(Whereabouts):
         self._text, self.is_alarm, self._still = text, is_alarm, still
 
     @property
-    def message(self) -> str: return self._text if self._still() else ''
+    def message(self) -> str:
+        "What is told, as long as it is true"
+        return self._text if self._still() else ''
 
     @property
-    def queue(self) -> list[str]: return self.order.items
+    def queue(self) -> list[str]:
+        "The pictures in the order they are shown"
+        return self.order.items
 
     @property
-    def queue_name(self) -> str: return self.order.name
+    def queue_name(self) -> str:
+        "Which order that is"
+        return self.order.name
 
-    def use_queue(self, name:str) -> None: use_queue(self, name)
+    def use_queue(self, name:str) -> None:
+        "Change the order"
+        use_queue(self, name)
 
     def annotation(self, item:str|None=None) -> Annotation:
         "What holds at a picture (the one on screen): what was settled in a review, else this annotator's label"
@@ -216,7 +230,9 @@ class LabelingSession(Whereabouts):
         "What the model says, when it has looked and is not hidden"
         return None if self.suggestions is None or self.is_hidden else self.suggestions.ready(item or self.item)
 
-    def close(self) -> None: close(self)
+    def close(self) -> None:
+        "Write what is left, and let others in"
+        close(self)
 
 # %% ../../nbs/1_label/07_session.ipynb #c17427ae
 def pause(session:LabelingSession) -> None:

@@ -39,10 +39,18 @@ class LabelStore(opened.OpenFolder):
     items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
     videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
     # along which spans hold; None for a lone picture
-    def video(self, item:str) -> str|None: return self.pictures.place(item)[0]
-    def info(self, item:str) -> dict: return self.pictures.info(item)
-    def neighbour(self, item:str, step:int) -> str|None: return self.pictures.neighbour(item, step)
-    def image_path(self, item:str) -> Path: return self.folder/item
+    def video(self, item:str) -> str|None:
+        "The video a picture is from, if that is known"
+        return self.pictures.place(item)[0]
+    def info(self, item:str) -> dict:
+        "What frames.jsonl says about a picture"
+        return self.pictures.info(item)
+    def neighbour(self, item:str, step:int) -> str|None:
+        "The picture `step` places further in the same video"
+        return self.pictures.neighbour(item, step)
+    def image_path(self, item:str) -> Path:
+        "Where a picture lies"
+        return self.folder/item
 
     # What the labels are
     annotation, held, state, answer, question, spans = asked.annotation, asked.held, asked.state, asked.answer, asked.question, asked.spans

@@ -29,7 +29,9 @@ from .view import (agreement_html, answer_html, differing_html, filmstrip_html, 
 from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/1_label/10_widget.ipynb #68302728
-def settings_path(folder:str|Path) -> Path: return Path(folder)/'labels'/'settings.json'
+def settings_path(folder:str|Path) -> Path:
+    "Where the tool keeps the choices of a folder"
+    return Path(folder)/'labels'/'settings.json'
 
 def read_settings(folder:str|Path) -> dict:
     "The questions and the answer format that were chosen for a folder; what is not one of these is left out"
@@ -58,7 +60,8 @@ def open_store(folder:str|Path, annotator:str, **options) -> LabelStore:
         return store
 
 # %% ../../nbs/1_label/10_widget.ipynb #92fc79e2
-PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'playbar', 'message', 'timeline', 'filmstrip', 'answer', 'question',
+PARTS = ('header', 'progress', 'rows', 'toolbar', 'differing', 'playbar', 'message', 'timeline', 'filmstrip', 'answer',
+         'question',
          'agreement', 'legend')
 
 def _box(kind, children, name) -> widgets.Box:
@@ -106,7 +109,8 @@ class Screen:
                                    _box(widgets.HBox, [parts['progress'], self.queue_menu, self.hold_menu],
                                         'vqa-second'),
                                    _box(widgets.Box, [self.picture, side], 'vqa-main-area'),
-                                   _box(widgets.HBox, [parts['playbar'], parts['message']], 'vqa-strip'), parts['timeline'],
+                                   _box(widgets.HBox, [parts['playbar'], parts['message']], 'vqa-strip'),
+                                   parts['timeline'],
                                    parts['filmstrip']], 'vqa-fold')
         below = _box(widgets.VBox, [parts['agreement'], parts['answer'],
                                     _box(widgets.HBox, [parts['question'], self.question], 'vqa-asked-area'),
@@ -163,11 +167,17 @@ class LabelingTool(widgets.VBox):
         if schema is None and needs_schema(folder) and not take_schema(self): ask_for_schema(self, queue)
         else: open_folder(self, queue)
 
-    def refresh(self) -> None: refresh(self)
+    def refresh(self) -> None:
+        "Show what is true now"
+        refresh(self)
 
-    def handle(self, command:str, item:str|None=None) -> None: handle(self, command, item)
+    def handle(self, command:str, item:str|None=None) -> None:
+        "Do what a key stands for"
+        handle(self, command, item)
 
-    def change(self, action:Callable[[LabelingSession], None]) -> None: change(self, action)
+    def change(self, action:Callable[[LabelingSession], None]) -> None:
+        "Do something to the session, and show what came of it"
+        change(self, action)
 
     def close(self) -> None:
         "Write labels.jsonl, let others label, take the tool from the screen"
@@ -312,7 +322,8 @@ def change_names(tool:LabelingTool, wishes:dict) -> None:
     tool.session.say(f'{told} Everything as it was is in {backup.relative_to(folder)}.')
     added, count = ', '.join(wishes['add_events']), len(tool.session.labeled())
     if added and count:
-        tool.session.offers['added'] = (f'{count} pictures were finished before there was {added}: they say it is not visible.',
+        tool.session.offers['added'] = (f'{count} pictures were finished before there was {added}: they say it is not '
+                                        f'visible.',
                                         [('flag_finished', 'Flag them'), ('leave_finished', 'Leave them')])
     tool.refresh()
 

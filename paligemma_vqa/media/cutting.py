@@ -109,5 +109,6 @@ def recorded_at(
     for text in texts:
         try: moment = datetime.fromisoformat(text.strip().replace('Z', '+00:00'))
         except ValueError: continue
-        if len(text.strip()) < 16 or not 1990 <= moment.year < 2100: continue   # a day alone, or a clock that was never set
+        # a day alone, or a clock that was never set
+        if len(text.strip()) < 16 or not 1990 <= moment.year < 2100: continue
         return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

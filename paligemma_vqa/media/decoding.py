@@ -42,13 +42,17 @@ class Grid:
         if self.fps: self.next_s = self.start_s + (np.floor((time_s - self.start_s) * self.fps + slack) + 1) / self.fps
 
     def wants(self, time_s:float) -> bool:
+        "Whether a picture at `time_s` is the first at or after the next wanted time; it then counts as given"
         if time_s < self.next_s - 1e-6 or time_s <= self.last_s + 1e-9 or self.is_past(time_s): return False
         self._pass(time_s)
         return True
 
-    def is_past(self, time_s:float) -> bool: return self.end_s is not None and time_s >= self.end_s
+    def is_past(self, time_s:float) -> bool:
+        "Whether the end was reached"
+        return self.end_s is not None and time_s >= self.end_s
 
     def copy(self) -> 'Grid':
+        "The same wanted times, as far as they were given"
         other = Grid(self.fps, self.start_s, self.end_s)
         other.next_s, other.last_s = self.next_s, self.last_s
         return other
@@ -107,6 +111,7 @@ class Deinterlacer:
     def __init__(self): self._graph, self._kind, self._along = None, None, deque()
 
     def push(self, frame:av.VideoFrame, along) -> list[tuple[av.VideoFrame, object]]:
+        "Take a frame and what goes along with it; the frames that are ready"
         kind = frame.width, frame.height, frame.format.name
         ready = self.flush() if self._graph is not None and kind != self._kind else []
         if self._graph is None: self._graph, self._kind = self._make(frame), kind
@@ -161,7 +166,9 @@ class Ledger:
         "Something went wrong after the last picture; the first reason counts"
         self.reason = self.reason or reason
 
-    def restart(self, time_s:float, reason:str) -> None: self.losses.append(Loss(time_s, time_s, reason))
+    def restart(self, time_s:float, reason:str) -> None:
+        "Note that a source began anew at `time_s`"
+        self.losses.append(Loss(time_s, time_s, reason))
 
     def show(self, time_s:float, is_recovered:bool=True) -> None:
         "A whole picture; what is missing before it is lost"
@@ -343,6 +350,7 @@ def _claimed_end_s(container, stream) -> float|None:
     if container.format.name == 'avi': return max(stream.duration or 0, stream.frames) * float(stream.time_base) or None
     return None
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #d27e7392
 def _decoded(container, stream, grid:Grid, ledger:Ledger, clock:Clockwork, table,
              from_s:float) -> Iterator[tuple[int, float, av.VideoFrame]]:
     counted, packets = go_to(container, stream, from_s, clock, table)

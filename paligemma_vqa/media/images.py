@@ -93,6 +93,7 @@ def is_animated(path:str|Path) -> bool:
         with Image.open(path, formats=FORMATS) as picture: return getattr(picture, 'n_frames', 1) > 1
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError): return False
 
+# %% ../../nbs/0_ground/07_images.ipynb #a0ad4f74
 def _check_size(picture, name):
     if picture.width * picture.height > MAX_PIXELS: raise _too_big(name, picture.size)
 

@@ -63,6 +63,7 @@ def _complain(error:Exception, source, name) -> VQAError:
         remedy = 'If the recording was cut off, its index is missing: a repair tool such as untrunc can rebuild it.'
     return VQAError(f'the video cannot be opened ({getattr(error, "strerror", None) or error})', name, remedy=remedy)
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #28fd8456
 def open_recording(
     source:str|Path|io.BytesIO,
     name:object=None,      # What errors call it; None: as `source`, without a password
@@ -124,6 +125,7 @@ def _listed(stream) -> dict[int, int]:
     # head is, of 8 bytes, and a packet where its body is.
     return {entry.pos + 8: entry.timestamp for entry in stream.index_entries}
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #a0b7f221
 class Clockwork:
     "Puts the packets of one track, in the order of the file, on one clock"
     def __init__(self, container, stream):
@@ -215,7 +217,9 @@ class Clock:
     fps: float = 25.0  # Pictures a second on average
 
     @property
-    def duration_s(self) -> float: return self.end_s
+    def duration_s(self) -> float:
+        "Where the last picture ends, in seconds"
+        return self.end_s
 
 @dataclass(frozen=True)
 class Table:
@@ -253,6 +257,7 @@ def _end_of(times_s:np.ndarray, spacing_s:float) -> float:
 def _kept_table(path:Path, track:int|None, opener, size:int, changed_ns:int) -> Table:
     with opener(path) as container: return _scan(container, choose_track(container, track, path))
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #33556bfb
 def table_of(
     path:str|Path,
     track:int|None=None,     # As in `choose_track`
@@ -307,7 +312,9 @@ class VideoInfo:
     tracks: int = 1             # How many there are
 
     @property
-    def clock(self) -> Clock: return Clock(self.start_s, self.duration_s or self.start_s, self.fps or 25.0)
+    def clock(self) -> Clock:
+        "When its pictures begin and end, and how many there are a second"
+        return Clock(self.start_s, self.duration_s or self.start_s, self.fps or 25.0)
 
 def pixel_aspect(stream) -> float:
     "How much wider than high a stored pixel is; what cannot be meant counts as 1"
@@ -318,6 +325,7 @@ def is_high_definition(width:int, height:int) -> bool:   # px, as stored
     "Whether the colours of a video without colour tags are meant as BT.709, as of HDTV, and not as BT.601"
     return height > 576 or width >= 1280
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #c8b93cf3
 def square_size(width:int, height:int, aspect:float) -> tuple[int, int]:
     "Sides in square pixels; nothing is made smaller"
     return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))

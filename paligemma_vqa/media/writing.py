@@ -64,7 +64,8 @@ class VideoWriter:
         self._stream.pix_fmt, self._stream.codec_context.time_base = 'yuv420p', Fraction(1, TICKS)
 
     def write(self,
-        image:np.ndarray,   # uint8 [H, W, 3], RGB; an odd last row or column is dropped, another size is fitted to the first's
+        # uint8 [H, W, 3], RGB; an odd last row or column is dropped, another size is fitted to the first's
+        image:np.ndarray,
         time_s:float,       # When it is shown, later than the frame before
     ) -> None:
         "Add a frame; `VQAError` when it is not later than the one before"

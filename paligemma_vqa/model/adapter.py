@@ -50,7 +50,8 @@ def add_adapter(
     config:AdapterConfig,
     seed:int=0,           # Of the adapter's initial weights
 ) -> torch.nn.Module:
-    "`model` with exactly the weights that `config` names trainable: a `PeftModel`, or `model` itself in mode `full`"
+    """`model` with exactly the weights that `config` names trainable: a `PeftModel`, or `model` itself in mode
+    `full`; `VQAError` when that cannot be"""
     from peft import LoraConfig, get_peft_model
     if _has_lora(model): raise VQAError('the model has an adapter already')
     if config.vision_lora and config.freeze_vision:
@@ -149,7 +150,7 @@ def load_adapter(
     quantization:Literal['nf4','none']|None=None,  # None: as in training
     info:AdapterInfo|None=None,     # None: as the folder says
 ):
-    "(model, processor, info), ready to answer as it did when it was trained"
+    "(model, processor, info), ready to answer as when it was trained; `VQAError` when it does not fit its base"
     folder = adapter_folder(folder)
     info = info or AdapterInfo.load(folder)
     if soft_capping is not None and soft_capping != info.soft_capping:
@@ -176,4 +177,5 @@ def load_adapter(
         if merge and quantization == 'none': model = model.merge_and_unload()
     return model.eval(), processor, info
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #40b42c0b
 def _on(fact:bool) -> str: return 'on' if fact else 'off'

@@ -129,7 +129,8 @@ def load_base(
     training:bool=False,             # Whether the attention must have a backward pass
     processor_of:str|Path|None=None, # Another base to take the processor from; None: `name`
 ):
-    "(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model"
+    """(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model. `VQAError` when it
+    does not fit or cannot be read"""
     if quantization not in (None, 'nf4'):
         raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
     device, dtype, folder = choose_device(device), choose_dtype(dtype), base_folder(name)

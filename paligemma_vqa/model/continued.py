@@ -20,7 +20,7 @@ from ..schema import VQAError
 def adapter_settings(
     folder:str|Path,      # An adapter, a whole checkpoint, or a run that holds one
 ) -> tuple[dict, AdapterInfo]:   # Fields of a training configuration, and what the adapter says about itself
-    "The settings that training must have to go on from the adapter in `folder`"
+    "The settings that training must have to go on from the adapter in `folder`; `VQAError` for another base"
     folder = adapter_folder(folder)
     info = AdapterInfo.load(folder)
     if (folder / 'config.json').exists(): return dict(base=str(folder), mode='full', soft_capping=None), info

@@ -25,7 +25,8 @@ def choose_device(
 ) -> str:
     "`name`, if this machine has it; else `VQAError`"
     if name is None: return 'cuda' if torch.cuda.is_available() else 'cpu'
-    if str(name) in (known := devices()) or str(name) == 'cuda' and len(known) > 1 and known[1] == 'cuda:0': return str(name)
+    if str(name) in (known := devices()) or str(name) == 'cuda' and len(known) > 1 and known[1] == 'cuda:0':
+        return str(name)
     raise VQAError(f"there is no device '{name}' on this machine", remedy=f"There is {', '.join(known)}.")
 
 # %% ../../nbs/0_ground/19_device.ipynb #2f95f9aa

@@ -25,7 +25,7 @@ def merge_adapter(
     base:str|Path|None=None,    # None: the base that the adapter names
     dtype:torch.dtype|str|None=None,
 ) -> Path:
-    "Write base and adapter as one checkpoint"
+    "Write base and adapter as one checkpoint; `VQAError` when something is there already"
     out_folder = Path(out_folder)
     if out_folder.exists() and any(out_folder.iterdir()):
         raise VQAError('the folder is not empty', out_folder, remedy='Choose another.')

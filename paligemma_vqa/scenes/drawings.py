@@ -30,7 +30,9 @@ class Place:
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         return np.asarray(points, float) @ np.array([[cos, sin], [-sin, cos]]) * self.unit + (self.x, self.y)
 
-def fixed_point(points): return np.round(points * 16).astype(np.int32)
+def fixed_point(points):
+    "Points as OpenCV's drawing wants them, in sixteenths of a pixel"
+    return np.round(points * 16).astype(np.int32)
 
 def _fill(canvas, place:Place, points, color) -> None:
     cv2.fillPoly(canvas, [fixed_point(place.to_pixels(points))], color, cv2.LINE_AA, shift=4)
@@ -68,6 +70,7 @@ def blob(noise:np.ndarray, radius:float=1., roughness:float=0.5) -> np.ndarray:
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #b8c30de3
 def draw_bleeding(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "Blood that wells up, runs and clots"
     place = replace(place, angle=0.4 * math.sin(place.angle))   # blood runs down
     red = np.array([178, 8, 14]) * (1 - stage) + np.array([120, 0, 8]) * stage
     if stage < 0.25:
@@ -92,6 +95,7 @@ def _shaft(canvas, place:Place, length:float=9.) -> None:
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #a960d87c
 def draw_grasper(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "Jaws that open and close"
     place = replace(place, unit=1.15 * place.unit)
     opening = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55), (1.15, 1.0, 0.45, 0.35, 0.05))
     if 0.5 <= stage < 0.75:
@@ -108,6 +112,7 @@ def draw_grasper(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #517e0535
 def draw_cautery(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "A hook and its smoke"
     place = replace(place, angle=0.)                  # smoke rises
     texture = cv2.resize(noise.reshape(8, 8).astype(np.float32), (32, 32), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     smoke = (226, 230, 236)
@@ -127,6 +132,7 @@ def draw_cautery(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #d059747f
 def draw_suture(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "A wound that is sewn"
     gap = np.interp(stage, (0.05, 0.2, 0.3, 0.45, 0.55, 0.7, 0.8, 0.95), (0.5, 0.44, 0.34, 0.3, 0.2, 0.17, 0.07, 0.05))
     lens = circle(1.) * (1.05, gap)
     blend(canvas, place, circle(1.) * (1.15, gap + 0.12), (238, 178, 162), 0.9, 0.05)
@@ -138,6 +144,7 @@ def draw_suture(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #f8eaf907
 def draw_dye(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "Dye that spreads"
     green = (64, 226, 116)
     if stage < 0.25: blend(canvas, place, circle(0.26 + 0.3 * stage), green, softness=0.06)
     elif stage < 0.5:
@@ -153,24 +160,29 @@ EVENT_DRAWINGS: tuple[Callable, ...] = (draw_bleeding, draw_grasper, draw_cauter
 
 # %% ../../nbs/7_scenes/01_drawings.ipynb #6d1e04bd
 def draw_blunt_instrument(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "A rod without jaws, which is no event"
     _shaft(canvas, place)
     _fill(canvas, place, [(0.6, -0.2), (1.1, -0.2), (1.1, 0.2), (0.6, 0.2)], (34, 34, 40))
     _fill(canvas, place, circle(0.2), (150, 154, 162))
 
 def draw_swab(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "A swab, which is no event"
     corners = np.array([(-0.7, -0.6), (0.7, -0.6), (0.7, 0.6), (-0.7, 0.6)]) * (0.8 + 0.4 * noise[:8].reshape(4, 2))
     _fill(canvas, place, corners, (232, 230, 222))
     for y in np.linspace(-0.35, 0.35, 4): _stroke(canvas, place, [(-0.5, y), (0.5, y)], (196, 194, 188), 0.05)
 
 def draw_bubbles(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "Bubbles, which are no event"
     for x, y, size in noise[:15].reshape(5, 3):
         ring = circle(0.1 + 0.16 * size, 1.3 * (x - 0.5), 1.3 * (y - 0.5))
         _stroke(canvas, place, np.concatenate([ring, ring[:1]]), (250, 236, 230), 0.05)
 
 def draw_ink(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "Ink that was left, which is no event"
     blend(canvas, place, blob(noise[:16], 0.5, 0.8), (46, 40, 96), 0.75, 0.12)
 
 def draw_polyp(canvas, place:Place, stage:float, noise:np.ndarray) -> None:
+    "A polyp"
     blend(canvas, place, blob(noise[:16], 0.62, 0.2) + (0.06, 0.1), (110, 44, 44), 0.5, 0.1)
     blend(canvas, place, blob(noise[:16], 0.58, 0.2), (238, 150, 140), 0.95, 0.06)
     blend(canvas, place, circle(0.14, -0.2, -0.25), (255, 240, 236), 0.7, 0.05)

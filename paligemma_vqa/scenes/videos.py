@@ -89,7 +89,9 @@ class Scene:
     highlights: tuple[tuple[float, float, float], ...]   # Reflections: x, y, radius, as of a thing
 
     @property
-    def frame_count(self) -> int: return round(self.duration_s * self.fps)
+    def frame_count(self) -> int:
+        "How many frames it has"
+        return round(self.duration_s * self.fps)
 
     def annotation(self, time_s:float) -> Annotation:
         "The truth at `time_s`"
@@ -263,7 +265,7 @@ def make_dataset(
     video_files:int=0,               # Of the last so many, the whole video goes to `videos/`
     answer_format:str|None=None,     # None: the schema's first
 ) -> list[Scene]:
-    "Write a labelled data set; the same arguments write the same bytes"
+    "Write a labelled data set; the same arguments write the same bytes. `VQAError` when labels are there"
     folder = Path(folder)
     if (folder / 'labels.jsonl').exists():
         raise VQAError('there are labels here already', folder / 'labels.jsonl',

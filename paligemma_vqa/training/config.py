@@ -140,7 +140,9 @@ class TrainingConfig(TrainingSettings):
         check_settings(self)
 
     @property
-    def greater_is_better(self) -> bool: return not self.best_metric.endswith('loss')
+    def greater_is_better(self) -> bool:
+        "Whether `best_metric` is a score, not a loss"
+        return not self.best_metric.endswith('loss')
 
     def to_dict(self) -> dict:
         "Plain values, for YAML and JSON"
@@ -148,7 +150,7 @@ class TrainingConfig(TrainingSettings):
 
     @classmethod
     def from_dict(cls, values:Mapping) -> 'TrainingConfig':
-        "From plain values; `preset` may name where the others start from"
+        "From plain values; `preset` may name where the others start from. `VQAError` for what is no setting"
         if not isinstance(values, Mapping):
             raise VQAError('the settings are not a mapping', remedy='Write `name: value` lines.')
         values = dict(values)
@@ -179,7 +181,7 @@ class TrainingConfig(TrainingSettings):
     def with_options(self,
         options:Sequence[str],   # As on a command line: `learning_rate=1e-4`, `mode=qlora`
     ) -> 'TrainingConfig':
-        "A copy with some settings replaced"
+        "A copy with some settings replaced; `VQAError` for what is no setting or cannot be read"
         values = {}
         for option in options:
             name, equals, value = option.partition('=')
@@ -193,7 +195,7 @@ class TrainingConfig(TrainingSettings):
 
     @classmethod
     def preset(cls, name:str='default', **changes) -> 'TrainingConfig':
-        "One of `PRESETS`, with `changes`"
+        "One of `PRESETS`, with `changes`; `VQAError` for another name"
         if not isinstance(name, str) or name not in PRESETS:
             raise VQAError(f"there is no preset '{name}'", remedy=f"There is {', '.join(PRESETS)}.")
         return cls.from_dict(PRESETS[name] | changes)

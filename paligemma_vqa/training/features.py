@@ -119,7 +119,7 @@ class FeatureCache:
         file_size:int=256,              # Pictures in a file, which is what a crash can cost
         progress=None,                  # Called with the number of pictures that are done
     ) -> int:                           # How many were new
-        "Compute the features of `pictures` that are not in the cache"
+        "Compute the features of `pictures` that are not in the cache; `VQAError` when it is another model's"
         if vision_fingerprint(model, processor, self.autocast) != self.folder.name:
             raise VQAError('the cache is of another model', self.folder, remedy='Make one for this model.')
         core, size, done, waiting = vision_core(model), processor_image_size(processor), 0, {}

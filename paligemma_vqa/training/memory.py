@@ -51,7 +51,9 @@ class MemoryEstimate:
     logits: float
 
     @property
-    def total(self) -> float: return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+    def total(self) -> float:
+        "All of it, in GiB"
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 _OPTIMIZER_BYTES = {'adamw_bnb_8bit': 2, 'paged_adamw_8bit': 2}   # a weight that trains; the others keep two floats

@@ -63,6 +63,7 @@ class LiveProgress(TrainerCallback):
         self.metric, self.examples, self.bar, self.figure = metric, examples if examples is not None else [], None, None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        "Open the bar"
         if not state.is_world_process_zero: return
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit='update', desc='training',
                         file=None if in_notebook() else sys.stderr)
@@ -71,12 +72,15 @@ class LiveProgress(TrainerCallback):
             self.figure = display(_picture(draw_history(state.log_history, self.metric)), display_id=True)
 
     def on_step_end(self, args, state, control, **kwargs):
+        "Move it"
         if self.bar: self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        "Show the loss"
         if self.bar and logs and 'loss' in logs: self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        "Add a row of scores"
         if not self.bar: return
         found = {key.removeprefix('eval_'): value for key, value in (metrics or {}).items() if isinstance(value, float)}
         shown = [name for name in MAIN if name in found] or ['exact']
@@ -89,7 +93,9 @@ class LiveProgress(TrainerCallback):
         self.bar.write('\n'.join(lines), file=sys.stdout if in_notebook() else sys.stderr)
         if self.figure: self.figure.update(_picture(draw_history(state.log_history, self.metric)))
 
-    def on_train_end(self, args, state, control, **kwargs): self.close()
+    def on_train_end(self, args, state, control, **kwargs):
+        "Close the bar"
+        self.close()
 
     def close(self) -> None:
         "End the bar's line, also when training fails, so that what is said next has a line of its own"
@@ -120,12 +126,15 @@ class StopOnSignal(TrainerCallback):
         finally: self.restore()
 
     def restore(self):
+        "Signals mean again what they meant before"
         for number, handler in self.previous.items(): signal.signal(number, handler)
         self.previous = {}
 
     def on_step_end(self, args, state, control, **kwargs):
+        "Save and stop if a signal came"
         if self.received: control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
+        "Leave evaluation and saving to the step"
         # Leaving the loop looks like the end of an epoch. An evaluation now, and a second save, would be in no uninterrupted run.
         if self.received: control.should_evaluate = control.should_save = False

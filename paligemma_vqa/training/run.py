@@ -95,7 +95,8 @@ def _read_data(data_dir:Path, sides:Splits|None=None) -> _Data:
     data = load_dataset(data_dir, schema, decode=False, splits=sides)
     for split in ('train', 'validation'):
         if not len(data[split]):
-            raise VQAError(f'the {split} split is empty', data_dir, remedy=f'Label more, or split what there is: {pasteable("split", data_dir, "--anew")}')
+            raise VQAError(f'the {split} split is empty', data_dir,
+                           remedy=f'Label more, or split what there is: {pasteable("split", data_dir, "--anew")}')
     survey = survey_task(zip(data['train']['question'], data['train']['answer']), schema)
     for remark in survey.remarks: warnings.warn(f'{data_dir}: {remark}.', stacklevel=3)
     facts = dict(dataset_fingerprint=dataset_fingerprint(data_dir), schema_fingerprint=schema.fingerprint,

@@ -47,10 +47,14 @@ class Run:
     facts:dict         # As in `run.json`
 
     @property
-    def status(self) -> str: return self.facts.get('status', 'running')
+    def status(self) -> str:
+        "`running`, `stopped`, `finished` or `failed`"
+        return self.facts.get('status', 'running')
 
     @property
-    def adapter(self) -> Path: return self.folder/'adapter'
+    def adapter(self) -> Path:
+        "Where its adapter lies"
+        return self.folder/'adapter'
 
     @property
     def is_empty(self) -> bool:

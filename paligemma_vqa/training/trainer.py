@@ -41,6 +41,7 @@ class StopOnNonsense(TrainerCallback):
     def __init__(self): self.scaler = None
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        "`VQAError` when the gradient is not finite, before any weight has changed"
         if self.scaler is not None:
             if self.scaler.get_scale() < 1e-4:
                 raise VQAError('fp16 finds no scale at which the gradient is finite', remedy='Use precision: fp32.',
@@ -57,7 +58,9 @@ class RepeatableAugmentation(TrainerCallback):
     def __init__(self, augmentation:Augmentation, seed:int):
         self.augmentation, self.seed, self.epoch = augmentation, seed, 0
 
-    def on_epoch_begin(self, args, state, control, **kwargs): self.epoch = int(round(state.epoch or 0, 6))
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        "Note the epoch"
+        self.epoch = int(round(state.epoch or 0, 6))
 
     def __call__(self, image:np.ndarray, random:np.random.Generator) -> np.ndarray:
         # `random` depends on how many pictures came before in this process, and a resumed process begins in the middle.
@@ -77,7 +80,9 @@ class BalancedSampler(torch.utils.data.Sampler):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
 
-    def set_epoch(self, epoch:int) -> None: self.epoch = epoch
+    def set_epoch(self, epoch:int) -> None:
+        "Draw anew, as accelerate asks at the beginning of an epoch"
+        self.epoch = epoch
 
 # %% ../../nbs/3_train/07_trainer.ipynb #336ce8a1
 class KeepBest(TrainerCallback):
@@ -85,6 +90,7 @@ class KeepBest(TrainerCallback):
     def __init__(self, config:TrainingConfig, save:Callable[[dict], None]): self.config, self.save = config, save
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        "Keep the adapter if it is the best so far; `VQAError` when its score is not a number"
         # Judged from the history alone, which a checkpoint holds: a resumed run decides as an uninterrupted one.
         key, sign = f'eval_{self.config.best_metric}', 1 if self.config.greater_is_better else -1
         evaluations = [h for h in state.log_history if 'eval_loss' in h]
@@ -118,6 +124,7 @@ class CarryLoss(TrainerCallback):
     def __init__(self, trainer:Trainer, checkpoint:Path): self.trainer, self.checkpoint = trainer, checkpoint
 
     def on_train_begin(self, args, state, control, **kwargs):
+        "Go on summing the loss where the interrupted run stopped"
         kept = json.loads((self.checkpoint/LOSS_FILE).read_text())
         self.trainer._tr_loss += kept['sum']
         self.trainer._globalstep_last_logged = kept['last_logged']
@@ -139,6 +146,7 @@ class VQATrainer(Trainer):
         self.add_callback(self.nonsense)
 
     def get_eval_dataloader(self, eval_dataset=None):
+        "Pictures as they are, without augmentation"
         training = self.data_collator
         self.data_collator = dataclasses.replace(training, train=False)   # pictures as they are
         try: return super().get_eval_dataloader(eval_dataset)
@@ -149,12 +157,14 @@ class VQATrainer(Trainer):
                 else BalancedSampler(self.weights, self.args.seed))
 
     def training_step(self, *args, **kwargs):
+        "A step; `VQAError` when the loss is not finite"
         loss = super().training_step(*args, **kwargs)
         check_number(float(loss), 'loss', self.state.global_step, self.args.learning_rate)
         return loss
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None,
                         metric_key_prefix='eval'):
+        "Answers are counted, and no logits are gathered"
         ignore_keys = ['past_key_values', 'hidden_states', 'attentions', 'image_hidden_states']
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.score:

@@ -74,7 +74,9 @@ class EventWatch:
         return float(np.median(self._gaps)) if self._gaps else 0.0
 
     @property
-    def hold_s(self) -> float: return max(LONGEST_GAP_S, 5 * self.usual_s) if self._hold_s is None else self._hold_s
+    def hold_s(self) -> float:
+        "How long an event may be unseen before it counts as ended, in seconds"
+        return max(LONGEST_GAP_S, 5 * self.usual_s) if self._hold_s is None else self._hold_s
 
     def see(self, frame:Smoothed) -> tuple[list[tuple[str, str, float]], list[Segment]]:
         "`(event, phase, confidence)` to alert about, and the segments that are over"

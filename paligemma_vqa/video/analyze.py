@@ -179,7 +179,8 @@ def load_result(
     folder:str|Path,       # What `analyze_video` wrote
     schema:EventSchema,
 ) -> VideoResult:
-    "An earlier result; probabilities are as in frames.jsonl, rounded to four digits"
+    """An earlier result; probabilities are rounded to four digits. `VQAError` when it is not finished or of another
+    schema"""
     folder = Path(folder)
     if not (folder / 'report.json').exists():
         raise VQAError('there is no finished result', folder, remedy='Analyse the video again.')

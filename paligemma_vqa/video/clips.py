@@ -65,6 +65,7 @@ def clip_name(number:int, event:str, phases:str, start_s:float) -> str:
     short = words.encode()[:80].decode(errors='ignore') or 'clip'
     return f'{number:03d}_{short}_{timecode(start_s)[:8].replace(":", "-")}.mp4'
 
+# %% ../../nbs/6_watch/20_clips.ipynb #43c69e8c
 def plan_clips(
     segments:Sequence[Segment],
     wanted:Sequence[What],
@@ -73,7 +74,8 @@ def plan_clips(
     doubt:Doubt=Doubt(),
 ) -> list[Clip]:
     "In order of time"
-    moments = sorted((moment for what in wanted for moment in moments_of(what, segments)), key=lambda run: run[0].start_s)
+    moments = sorted((moment for what in wanted for moment in moments_of(what, segments)),
+                     key=lambda run: run[0].start_s)
     clips = []
     for number, run in enumerate(moments, 1):
         phases, sure = ' '.join(s.phase for s in run), [s.confidence for s in run if s.confidence is not None]
@@ -84,7 +86,8 @@ def plan_clips(
     return clips
 
 # %% ../../nbs/6_watch/20_clips.ipynb #93aa66a1
-COLUMNS = ('number', 'event', 'phases', 'start', 'end', 'start_s', 'end_s', 'from_s', 'to_s', 'confidence', 'is_doubtful',
+COLUMNS = ('number', 'event', 'phases', 'start', 'end', 'start_s', 'end_s', 'from_s', 'to_s', 'confidence',
+           'is_doubtful',
            'file', 'how', 'start_at')
 
 def clear_clips(folder:str|Path) -> None:

@@ -100,6 +100,7 @@ class Desk:
             self.tell(Alert('feed', state, round(time_s, 3), kind='feed', at=now()))
 
     def tell(self, alert:Alert) -> None:
+        "Keep an alert, and pass it on"
         self.alerts += 1
         if self.session: self.session.write('alerts', asdict(alert))
         for delivery in self.deliveries: delivery.put(alert)

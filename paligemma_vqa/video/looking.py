@@ -26,6 +26,7 @@ class ChangeDetector:
         self.threshold, self._last = threshold, None
 
     def has_changed(self, image:np.ndarray) -> bool:
+        "Whether a frame differs from the last one that was looked at"
         # Every second pixel is enough for a mean over a cell, and takes a quarter of the time
         small = cv2.resize(cv2.cvtColor(np.ascontiguousarray(image[::2, ::2]), cv2.COLOR_RGB2GRAY), (32, 18),
                            interpolation=cv2.INTER_AREA).astype(np.int16)
@@ -68,6 +69,7 @@ class Found:
     last_new_s: float|None = None      # Time of the last frame that was answered anew
 
     def add(self, index:int, time_s:float, probabilities:np.ndarray, is_new:bool) -> None:
+        "Keep what was found in a frame"
         self.indices.append(index); self.times_s.append(time_s); self.answers.append(probabilities)
         if is_new: self.last_new_s = time_s
 
@@ -112,9 +114,13 @@ class Journal:
             self.found.losses.append(loss)
             self._write(dict(lost=[loss.start_s, loss.end_s, loss.reason]))
 
-    def close(self) -> None: self._file.close()
+    def close(self) -> None:
+        "Close the file"
+        self._file.close()
 
-    def remove(self) -> None: self.close(); self.path.unlink(missing_ok=True)
+    def remove(self) -> None:
+        "Delete the file"
+        self.close(); self.path.unlink(missing_ok=True)
 
     def __enter__(self): return self
 

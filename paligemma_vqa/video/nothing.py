@@ -21,7 +21,9 @@ def why_nothing(
     shown = int((result.probabilities.argmax(-1) > 0).any(-1).sum())
     said = [f'No segment in {len(result.times_s)} pictures. The nearest is {result.schema.events[event]} at '
             f'{clock(result.times_s[frame], 1)}, with a probability of {present[frame, event]:.2f}.']
-    if shown: said.append(f'In {shown} of them an event was more probable than none, too briefly or too rarely for a segment: '
+    if shown:
+        said.append(f'In {shown} of them an event was more probable than none, too briefly or too rarely for a '
+                    f'segment: '
                           'look at more pictures a second (--fps), or at frame by frame (--method raw).')
     else: said.append('Is there an event in it that people see? Then the model has seen too few like it: label these '
                       'pictures and train again. If people see none, this is the right answer.')

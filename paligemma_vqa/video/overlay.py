@@ -37,7 +37,8 @@ def _chips(schema:EventSchema, present:tuple[tuple[str, str], ...], size:int) ->
     draw = ImageDraw.Draw(canvas)
     for i, ((event, phase), text) in enumerate(zip(present, texts)):
         color, top = phase_color(schema, event, phase), i * (row + pad)
-        draw.rounded_rectangle((0, top, width, top + row), pad, fill=tuple(round(255 * c) for c in color), outline='white')
+        draw.rounded_rectangle((0, top, width, top + row), pad, fill=tuple(round(255 * c) for c in color),
+                               outline='white')
         draw.text((pad, top + row / 2), text, font=font, fill=ink(color), anchor='lm')
     return np.asarray(canvas)
 

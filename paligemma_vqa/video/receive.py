@@ -48,6 +48,7 @@ class Mailbox:
         self._frames, self._changed, self._is_closed, self._size = deque(), threading.Condition(), False, size
 
     def put(self, frame:Waiting) -> None:
+        "Leave a frame; an older one that nobody took may be dropped"
         with self._changed:
             self._frames.append(frame)
             if len(self._frames) > self._size: self._frames.popleft(); self.dropped += 1
@@ -64,6 +65,7 @@ class Mailbox:
             return taken
 
     def close(self) -> None:
+        "Nothing more will come"
         with self._changed: self._is_closed = True; self._changed.notify_all()
 
 # %% ../../nbs/6_watch/09_receive.ipynb #46caf37f
@@ -80,7 +82,9 @@ class Clock:
     "When a watch began, and when the last frame came"
     def __init__(self): self.begin = self.heard = time.monotonic()
 
-    def now_s(self) -> float: return time.monotonic() - self.begin
+    def now_s(self) -> float:
+        "Seconds since the beginning"
+        return time.monotonic() - self.begin
 
     def silent_s(self) -> float:
         "Seconds since the last frame; since the beginning when there was none"

@@ -35,7 +35,8 @@ def write_violations(
                    for name in ('time', 'start', 'end')}
             for row in to_rows(violations)]
     if started_at:
-        for row in rows: row['time_at'] = (started_at + timedelta(seconds=row['time_s'])).isoformat(timespec='milliseconds')
+        for row in rows:
+            row['time_at'] = (started_at + timedelta(seconds=row['time_s'])).isoformat(timespec='milliseconds')
     files = {'violations.json': json.dumps(rows, ensure_ascii=False, indent=1),
              'violations.csv': to_table(RULE_COLUMNS, rows)}
     for name, text in files.items(): write_atomically(Path(folder) / name, [text.encode()])

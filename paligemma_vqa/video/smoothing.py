@@ -93,7 +93,7 @@ class Dynamics:
         records:Iterable[Record],   # Those of a data set, better only its training side
         **options,                  # As for `fit`
     ) -> 'Dynamics':
-        "`fit` on the records that say their video and time; several of one picture count once, the last"
+        "`fit` on the records that say their video and time, the last of a picture; `VQAError` when none does"
         videos = {}
         for record in records:
             if record.video is not None and record.time_s is not None:
@@ -184,7 +184,7 @@ class FixedLag:
         time_s:float,              # s, not before the last frame
         probabilities:np.ndarray,  # [E, S]
     ) -> list[Smoothed]:
-        "The frames that are now old enough, oldest first"
+        "The frames that are now old enough, oldest first; `VQAError` when times go back"
         dynamics = self.dynamics
         gap_s = time_s - self._last[0] if self._last else dynamics.independent_s
         if gap_s < 0: raise VQAError('frame times go back', remedy='Give the frames in order.')
@@ -256,7 +256,7 @@ def smooth(
     dynamics:Dynamics|None=None,     # For 'hmm'
     **settings,                      # `window_s` of the median, `begin` and `end` of hysteresis
 ) -> np.ndarray:
-    "int [N, E]: the state of every event in every frame"
+    "int [N, E]: the state of every event in every frame; `VQAError` for an unknown method or missing dynamics"
     probabilities = np.asarray(probabilities, dtype=float)
     if len(probabilities) != len(times_s):
         raise VQAError(f'{len(probabilities)} answers and {len(times_s)} times', remedy='Give one time for each frame.')

@@ -65,7 +65,8 @@ def draw_timeline(
             axis.axhline(row, color='#dddddd', linewidth=0.6, zorder=0)
             for items, bottom, height in halves:
                 for segment in (one for one in items if one.event == event):
-                    _draw_segment(axis, segment, schema, row + bottom, height, width_in * 72 / max(end_s - start_s, 1e-3))
+                    _draw_segment(axis, segment, schema, row + bottom, height,
+                                  width_in * 72 / max(end_s - start_s, 1e-3))
         for loss in losses:
             axis.axvspan(loss.start_s, loss.end_s, facecolor='none', edgecolor='#999999', hatch='////', linewidth=0)
         _draw_axis(axis, schema, start_s, max(end_s, start_s + 1e-3), width_in)

@@ -33,7 +33,9 @@ def loosely(text:str) -> tuple[str, ...]:
     "And without the words that stand there for people: `event_A`, `A in the 2 phase`"
     return tuple(word for word in fold(text) if word not in _FILLERS) or fold(text)
 
-def is_none(text:str) -> bool: return bool({fold(text), loosely(text)} & NONE)
+def is_none(text:str) -> bool:
+    "Whether a text says that there is nothing"
+    return bool({fold(text), loosely(text)} & NONE)
 
 # %% ../../../nbs/2_dataset/22_meaning.ipynb #2235d209
 class _Lookup:
@@ -85,8 +87,12 @@ class Names:
                 self.renamed[label] = meaning
             else: self.mapping[label] = meaning and next(iter(schema.check({meaning[0]: meaning[1]}).items()))
 
-    def event(self, text:str) -> str|None: return self._events.find(self.renamed.get(text, text))
-    def phase(self, text:str) -> str|None: return self._phases.find(self.renamed.get(text, text))
+    def event(self, text:str) -> str|None:
+        "The event that a text means, or None"
+        return self._events.find(self.renamed.get(text, text))
+    def phase(self, text:str) -> str|None:
+        "The phase that a text means, or None"
+        return self._phases.find(self.renamed.get(text, text))
     def is_left_out(self, name:str) -> bool:
         "Whether the mapping leaves a column, control or tier out"
         return name in self.mapping and self.mapping[name] is None

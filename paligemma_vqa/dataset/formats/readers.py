@@ -50,7 +50,7 @@ def table_of_rows(rows:list[tuple[int|None, object]], path:str|Path|None=None) -
 
 # %% ../../../nbs/2_dataset/32_readers.ipynb #f76d5e62
 def read_rows_of_json(source:Source) -> Iterator[Said]:
-    "What flat JSON objects, or the segments of a video, say"
+    "What flat JSON objects, or the segments of a video, say; `VQAError` when there are none"
     text = source.text
     if text.lstrip('\ufeff \r\n').startswith('{') and '"segments"' in text:
         content = parse_json(text, source.path)

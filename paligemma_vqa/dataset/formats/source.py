@@ -125,7 +125,7 @@ class Source:
 
     @property
     def text(self) -> str:
-        "The file's text, however it is encoded"
+        "The file's text, however it is encoded; `VQAError` when it cannot be read"
         try: raw = self.path.read_bytes()
         except FileNotFoundError: raise VQAError('no such file', self.path, remedy='Check the path.') from None
         except OSError as error:

@@ -97,7 +97,9 @@ def _not_understood(unknown:list[str], table:Table, names:Names, path) -> VQAErr
 # %% ../../../nbs/2_dataset/27_tables.ipynb #49399a1f
 _BLANK = {'', 'nan', 'null', 'na', 'n/a', '<na>'}
 
-def blank(cell:str) -> bool: return cell.strip().casefold() in _BLANK
+def blank(cell:str) -> bool:
+    "Whether a cell says nothing"
+    return cell.strip().casefold() in _BLANK
 
 def check_zeros(table:Table, events:dict, names:Names, path=None) -> None:
     "`VQAError` when event columns hold nothing but 0 and 1, and 1 is also one of several phases"
@@ -110,6 +112,7 @@ def check_zeros(table:Table, events:dict, names:Names, path=None) -> None:
                        f'If there, say in which phase: --map map.json, where map.json holds {example} for each '
                        f'column; if phase 1, write none instead of 0.')
 
+# %% ../../../nbs/2_dataset/27_tables.ipynb #6324c663
 def read_event_cells(row:dict, events:dict, names:Names, what:str, path=None, line=None) -> Annotation|None:
     "What the event columns of a row say; `VQAError` for a cell that is not understood"
     annotation = None

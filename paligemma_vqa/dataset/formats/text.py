@@ -89,7 +89,8 @@ def parse_json(text:str, path:str|Path|None=None):
         raise VQAError(f'not JSON ({error})', path, remedy='Export it again as JSON.') from None
 
 def parse_json_lines(text:str, path:str|Path|None=None) -> list[tuple[int|None, object]]:
-    "Line number and content of each line, or (without numbers) each item of a file that is one JSON list"
+    """Line number and content of each line, or (without numbers) each item of a file that is one JSON list;
+    `VQAError` with the line for what is no JSON"""
     if text.lstrip().startswith('['):
         try: return [(None, item) for item in parse_json(text, path)]
         except VQAError: pass
@@ -104,6 +105,7 @@ def parse_json_lines(text:str, path:str|Path|None=None) -> list[tuple[int|None, 
 # %% ../../../nbs/2_dataset/21_text.ipynb #0e828a78
 @dataclass(frozen=True)
 class Table:
+    "Columns, and rows of text"
     columns: tuple[str, ...]
     rows: list[tuple[int, dict[str, str]]]   # Line number, and the cell of each column
     broken: list[VQAError]                   # Rows that are longer or shorter than the header
