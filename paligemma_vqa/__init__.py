@@ -49,7 +49,7 @@ FORMER = {   # Module of before: where its names are now
     'many': 'video.folder',
     'memory': 'training.memory',
     'model_card': 'training.card',
-    'modeling': 'model.base model.adapter model.info model.lora model.merged',
+    'modeling': 'model.base model.adapter model.info model.lora model.merged model.continued',
     'pictures': 'labeling.ahead',
     'posterior': 'inference.posterior',
     'progress': 'training.progress',
