@@ -150,8 +150,8 @@ def lock_journal(path:Path, wait_s:float) -> BaseFileLock:
 # a notebook cell that is run again must not be locked out by its own first run
 _open_journals = weakref.WeakValueDictionary()
 
-class Journal:
-    "Append JSON lines to one file, so that what `append` has accepted survives a crash, and other programs"
+class _Opened:
+    "A journal that was opened, and locked for others"
     def __init__(self,
         path:str|Path,
         use:Callable[[dict], object]=lambda entry: None,  # Called with each entry that is there already
@@ -185,6 +185,9 @@ class Journal:
         "Whether nothing more can be written"
         return self._descriptor is None
 
+# %% ../nbs/0_ground/03_journal.ipynb #3deecbad
+class Journal(_Opened):
+    "Append JSON lines to one file, so that what `append` has accepted survives a crash, and other programs"
     def append(self, entry:dict) -> None:
         "Write one line and force it to the disk; on `VQAError` the file is as it was before"
         check_place(self)

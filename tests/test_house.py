@@ -85,3 +85,23 @@ def test_public_names_of_version_0_1_are_importable_or_in_the_changelog(line):
     module, _, names = line.partition(': ')
     changelog, former = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), importlib.import_module(f'paligemma_vqa.{module}')
     assert [name for name in names.split() if not hasattr(former, name) and f'`{module}.{name}`' not in changelog] == []
+
+
+EXPORTED = [(f'{room.folder.name}/{chapter.path.name}', cell.source) for room in house.rooms() for chapter in room.chapters
+            for cell in nbformat.read(chapter.path, 4).cells if cell.cell_type == 'code' and cell.source.startswith('#| export')]
+
+
+def test_exported_cells_are_short():
+    assert [(where, len(source.splitlines()) - 1) for where, source in EXPORTED if len(source.splitlines()) - 1 > 60] == []
+
+
+def test_public_functions_and_classes_say_what_they_do():
+    missing = []
+    def visit(where, nodes, above=''):
+        for node in nodes:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_'): continue
+            # the commands of the labeling tool are said in one table, beside their keys
+            if ast.get_docstring(node) is None and '08_commands' not in where: missing.append(f'{where}: {above}{node.name}')
+            if isinstance(node, ast.ClassDef): visit(where, node.body, f'{node.name}.')
+    for where, source in EXPORTED: visit(where, ast.parse(source).body)
+    assert missing == []

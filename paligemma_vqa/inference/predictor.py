@@ -198,8 +198,8 @@ def generate(
     return predictor.processor.tokenizer.decode(out.sequences[0, ids.shape[1]:], skip_special_tokens=True)
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #3ddff985
-class Predictor:
-    "A model that answers its schema's question about pictures"
+class _Loaded:
+    "A model that was loaded with its task"
     def __init__(self, model, processor,
         schema:EventSchema,
         question:str|None=None,        # As it stands in a record; None for the schema's first
@@ -243,6 +243,9 @@ class Predictor:
 
     def _prepare(self, images): return preprocess_images([open_image(image) for image in images], self.image_size)
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #1de741be
+class Predictor(_Loaded):
+    "A model that answers its schema's question about pictures"
     def predict(self, images, batch_size:int=8, bound:float|None=1e-3, valid_mass:bool=False,
                 budget:float|None=1.) -> list[Prediction]:
         """What is in each picture; `VQAError` on a picture that cannot be used, or when the model's scores are not

@@ -89,8 +89,8 @@ HOLD_TEXTS = {
     'item': 'this picture only',
 }
 
-class Whereabouts:
-    "The picture on screen, the pictures around it in time, and how far a label reaches from it"
+class _Around:
+    "The picture on screen, and those around it"
     def __init__(self, store:LabelStore, queue:Queue):
         self.store, self.schema, self.order = store, store.schema, queue
         self.item, self.row = store.items[0], 0            # the picture on screen, the active event
@@ -121,6 +121,9 @@ class Whereabouts:
         first, last = sorted((self.places[self.anchor], self.places[self.item]))
         return self.sequence[first:last + 1]
 
+# %% ../../nbs/1_label/07_session.ipynb #6ff1a6f9
+class Whereabouts(_Around):
+    "The picture on screen, the pictures around it in time, and how far a label reaches from it"
     @property
     def hold(self) -> str:
         "How far a label reaches, one of `HOLD_TEXTS`: what was chosen, else what suits the pictures"
@@ -155,8 +158,8 @@ def is_video(store:LabelStore, video:str) -> bool:
     return neighbours_alike([store.image_path(item) for item in items])
 
 # %% ../../nbs/1_label/07_session.ipynb #3c97a25c
-class LabelingSession(Whereabouts):
-    "What is on screen, what the model says about it, and what is said to the annotator; change it with `do`"
+class _Begun(Whereabouts):
+    "A session as it begins"
     def __init__(self,
         store:LabelStore,              # Where labels go
         # Anything whose `predict(paths)` gives things with `.annotation` and `.probabilities` [E, P+1], or an adapter's
@@ -198,6 +201,9 @@ class LabelingSession(Whereabouts):
         ask_about_intervals(self)
         if store.unsaved and not store.read_only: pause(self)   # the kernel died before labels.jsonl could follow
 
+# %% ../../nbs/1_label/07_session.ipynb #fd31880c
+class LabelingSession(_Begun):
+    "What is on screen, what the model says about it, and what is said to the annotator; change it with `do`"
     def say(self, text:str, is_alarm:bool=False, still:Callable[[], bool]=lambda: True) -> None:
         "What the tool says until the next command, or until `still` is no longer true"
         self._text, self.is_alarm, self._still = text, is_alarm, still

@@ -13,7 +13,27 @@ from . import asked, changed, exported, opened, outside
 from ..schema import EventSchema
 
 # %% ../../nbs/1_label/02_store.ipynb #9e94612f
-class LabelStore(opened.OpenFolder):
+class _OfPictures:
+    "What a store says about its pictures"
+    # The pictures
+    items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
+    videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
+    # along which spans hold; None for a lone picture
+    def video(self, item:str) -> str|None:
+        "The video a picture is from, if that is known"
+        return self.pictures.place(item)[0]
+    def info(self, item:str) -> dict:
+        "What frames.jsonl says about a picture"
+        return self.pictures.info(item)
+    def neighbour(self, item:str, step:int) -> str|None:
+        "The picture `step` places further in the same video"
+        return self.pictures.neighbour(item, step)
+    def image_path(self, item:str) -> Path:
+        "Where a picture lies"
+        return self.folder/item
+
+# %% ../../nbs/1_label/02_store.ipynb #bf42af76
+class LabelStore(_OfPictures, opened.OpenFolder):
     "A dataset folder opened for labeling by one annotator. `VQAError` when it cannot be, with the remedy"
     def __init__(self,
         # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
@@ -34,23 +54,6 @@ class LabelStore(opened.OpenFolder):
         except BaseException:
             if self.journal: self.journal.close()
             raise
-
-    # The pictures
-    items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
-    videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
-    # along which spans hold; None for a lone picture
-    def video(self, item:str) -> str|None:
-        "The video a picture is from, if that is known"
-        return self.pictures.place(item)[0]
-    def info(self, item:str) -> dict:
-        "What frames.jsonl says about a picture"
-        return self.pictures.info(item)
-    def neighbour(self, item:str, step:int) -> str|None:
-        "The picture `step` places further in the same video"
-        return self.pictures.neighbour(item, step)
-    def image_path(self, item:str) -> Path:
-        "Where a picture lies"
-        return self.folder/item
 
     # What the labels are
     annotation, held, state, answer, question, spans = asked.annotation, asked.held, asked.state, asked.answer, asked.question, asked.spans

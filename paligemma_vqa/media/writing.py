@@ -42,8 +42,8 @@ def _describe(context:av.VideoCodecContext, frame:av.VideoFrame) -> None:
 # %% ../../nbs/0_ground/13_writing.ipynb #bdf62bbe
 TICKS = 90000   # A second of the writer's clock, as transport streams count
 
-class VideoWriter:
-    "Writes RGB frames to an H.264 .mp4; use it in a `with`"
+class _Encoder:
+    "An encoder, and the file that its packets go to"
     def __init__(self,
         path:str|Path,
         fps:float=25.0,         # Usual rate: how long the last frame is shown
@@ -63,6 +63,15 @@ class VideoWriter:
                                                   options=options)
         self._stream.pix_fmt, self._stream.codec_context.time_base = 'yuv420p', Fraction(1, TICKS)
 
+    def _mux(self, packets) -> None:
+        for packet in packets:
+            # counts for the last one; the others last until the next
+            packet.duration = round(1 / self.fps / packet.time_base)
+            self._container.mux(packet)
+
+# %% ../../nbs/0_ground/13_writing.ipynb #cd6b161c
+class VideoWriter(_Encoder):
+    "Writes RGB frames to an H.264 .mp4; use it in a `with`"
     def write(self,
         # uint8 [H, W, 3], RGB; an odd last row or column is dropped, another size is fitted to the first's
         image:np.ndarray,
@@ -79,12 +88,6 @@ class VideoWriter:
         frame.pts, frame.time_base, frame.duration = ticks, Fraction(1, TICKS), round(TICKS / self.fps)
         self._last = ticks
         self._mux(self._stream.encode(frame))
-
-    def _mux(self, packets) -> None:
-        for packet in packets:
-            # counts for the last one; the others last until the next
-            packet.duration = round(1 / self.fps / packet.time_base)
-            self._container.mux(packet)
 
     def close(self) -> None:
         "Give the file its name; no frame, no file"

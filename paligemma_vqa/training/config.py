@@ -132,8 +132,8 @@ def choose_precision(
 
 # %% ../../nbs/3_train/04_config.ipynb #24e48c25
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(TrainingSettings):
-    "All settings of a training run; `VQAError` when one has the wrong type or makes no sense"
+class _Checked(TrainingSettings):
+    "Settings that fit together"
     def __post_init__(self):
         for name, kind in _types(type(self)).items():
             object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
@@ -148,6 +148,14 @@ class TrainingConfig(TrainingSettings):
         "Plain values, for YAML and JSON"
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    def save(self, path:str|Path) -> None:
+        "As YAML that `load` reads"
+        write_atomically(path, [yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True).encode()])
+
+# %% ../../nbs/3_train/04_config.ipynb #cd904a4a
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Checked):
+    "All settings of a training run; `VQAError` when one has the wrong type or makes no sense"
     @classmethod
     def from_dict(cls, values:Mapping) -> 'TrainingConfig':
         "From plain values; `preset` may name where the others start from. `VQAError` for what is no setting"
@@ -173,10 +181,6 @@ class TrainingConfig(TrainingSettings):
             raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path,
                            mark and mark.line + 1) from None
         except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
-
-    def save(self, path:str|Path) -> None:
-        "As YAML that `load` reads"
-        write_atomically(path, [yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True).encode()])
 
     def with_options(self,
         options:Sequence[str],   # As on a command line: `learning_rate=1e-4`, `mode=qlora`

@@ -71,8 +71,8 @@ class ImageFeatures(dict):
 _STORED = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}   # numpy has no bfloat16
 
 # %% ../../nbs/3_train/03_features.ipynb #d1936169
-class FeatureCache:
-    "Image features on disk, of one model; read with `batch`, fill with `add`"
+class _Stored:
+    "Features that are on disk"
     def __init__(self,
         folder:str|Path,                    # Of all caches
         model,                              # Only looked at; the cache keeps nothing of it
@@ -110,6 +110,9 @@ class FeatureCache:
             rows.append(self._files[file][row])
         return ImageFeatures(pooler_output=torch.from_numpy(np.stack(rows)).view(self.dtype))
 
+# %% ../../nbs/3_train/03_features.ipynb #37b1f86c
+class FeatureCache(_Stored):
+    "Image features on disk, of one model; read with `batch`, fill with `add`"
     @torch.no_grad()
     def add(self,
         pictures:Iterable[Picture],     # Those that are there already cost only their hash

@@ -69,8 +69,8 @@ class Options:
     lag_s: float = 0.5
 
 # %% ../../nbs/6_watch/07_live.ipynb #95cdfc30
-class Desk:
-    "Where answers arrive, and decisions leave"
+class _Deciding:
+    "What a desk decides, and what it keeps"
     def __init__(self, schema, options:Options, session:Session|None):
         receivers = ([options.on_alert] if isinstance(options.on_alert, str) or callable(options.on_alert)
                      else options.on_alert)
@@ -80,6 +80,30 @@ class Desk:
         self.segments, self.alerts, self.violations, self._newest_s = deque(maxlen=1_000), 0, 0, -np.inf
         self.deliveries = [Delivery(receiver_of(target)) for target in receivers]
 
+    def _decide(self, frames:Sequence[Smoothed]) -> None:
+        for frame in frames:
+            delay_ms = round((time.monotonic() - self._arrived.pop(frame.time_s, time.monotonic())) * 1000, 1)
+            begun, over = self.events.see(frame)
+            for event, phase, confidence in begun:
+                self.tell(Alert(event, phase, round(frame.time_s, 3), round(confidence, 3), delay_ms, now()))
+            self._broken(self.rules.see(frame.time_s, self.schema.from_codes(frame.codes)), delay_ms)
+            if self.session: self.session.frame(frame)
+            self._keep(over)
+
+    def _broken(self, violations, delay_ms=0.0) -> None:
+        for violation in violations:
+            self.violations += 1
+            self.tell(Alert(violation.rule, violation.message, violation.time_s, delay_ms=delay_ms, at=now(),
+                            kind='rule'))
+
+    def _keep(self, over:Sequence[Segment]) -> None:
+        self.segments.extend(over)
+        if self.session:
+            for segment in over: self.session.segment(segment)
+
+# %% ../../nbs/6_watch/07_live.ipynb #f9c444b6
+class Desk(_Deciding):
+    "Where answers arrive, and decisions leave"
     def answer(self, frame:Waiting, probabilities:np.ndarray) -> None:
         "An answer about `frame`"
         if frame.time_s <= self._newest_s: return   # a clock that stands still says nothing new
@@ -104,27 +128,6 @@ class Desk:
         self.alerts += 1
         if self.session: self.session.write('alerts', asdict(alert))
         for delivery in self.deliveries: delivery.put(alert)
-
-    def _decide(self, frames:Sequence[Smoothed]) -> None:
-        for frame in frames:
-            delay_ms = round((time.monotonic() - self._arrived.pop(frame.time_s, time.monotonic())) * 1000, 1)
-            begun, over = self.events.see(frame)
-            for event, phase, confidence in begun:
-                self.tell(Alert(event, phase, round(frame.time_s, 3), round(confidence, 3), delay_ms, now()))
-            self._broken(self.rules.see(frame.time_s, self.schema.from_codes(frame.codes)), delay_ms)
-            if self.session: self.session.frame(frame)
-            self._keep(over)
-
-    def _broken(self, violations, delay_ms=0.0) -> None:
-        for violation in violations:
-            self.violations += 1
-            self.tell(Alert(violation.rule, violation.message, violation.time_s, delay_ms=delay_ms, at=now(),
-                            kind='rule'))
-
-    def _keep(self, over:Sequence[Segment]) -> None:
-        self.segments.extend(over)
-        if self.session:
-            for segment in over: self.session.segment(segment)
 
     def close(self, time_s:float) -> None:
         "Decide the rest; whoever gets alerts has a few seconds for those that wait"

@@ -95,8 +95,8 @@ def outage(clock:Clock, reason:str) -> Outage:
     return Outage(round(clock.heard - clock.begin, 3), round(clock.silent_s(), 3), masked(reason))
 
 # %% ../../nbs/6_watch/09_receive.ipynb #76cea1b2
-class Receiver:
-    "Receives a stream into a mailbox, in a thread; `VQAError` when it cannot be opened the first time"
+class _Connection:
+    "A stream, opened, and given up"
     def __init__(self,
         source:str|int,          # An address, the number of a camera, or a file
         mailbox:Mailbox,
@@ -133,6 +133,9 @@ class Receiver:
         return VideoReader(self.source, None if self.is_stream else self.fps, timeout_s=self.timeout_s,
                            low_delay=self.is_stream)
 
+# %% ../../nbs/6_watch/09_receive.ipynb #78a5234f
+class Receiver(_Connection):
+    "Receives a stream into a mailbox, in a thread; `VQAError` when it cannot be opened the first time"
     def _work(self, reader):
         try:
             while not self._is_over.is_set():

@@ -19,8 +19,8 @@ from ..schema import EventSchema, Segment, VQAError
 
 # %% ../../nbs/6_watch/01_smoothing.ipynb #595b3210
 @dataclass(frozen=True)
-class Dynamics:
-    "How each event goes from absent through its phases, and how far one frame is to be believed"
+class _Rates:
+    "How fast phases change, and how far an answer is to be believed"
     rates: np.ndarray            # [E, S, S] changes per second, S = P + 1; rows sum to zero
     initial: np.ndarray          # [E, S] probabilities in the first frame
     prior: np.ndarray            # [E, S] how common each state was where the model learned
@@ -35,6 +35,33 @@ class Dynamics:
         if not 0 < self.mistake < 1:
             raise VQAError(f'mistake is {self.mistake}', remedy='Give a share between 0 and 1.')
 
+    def transition(self, gap_s:float) -> np.ndarray:
+        "[E, S, S]: the probability of each state `gap_s` after each state"
+        return _transition(self.rates.tobytes(), self.rates.shape, round(max(gap_s, 0.0), 3))
+
+    def evidence(self,
+        probabilities:np.ndarray,  # [..., E, S] from the model; NaN where it gave no answer
+        gap_s:float|np.ndarray,    # [...] since the frame before
+    ) -> np.ndarray:
+        "[..., E, S]: log-likelihood of what the model saw, for each state, up to a constant"
+        states = self.prior.shape[-1]
+        known = np.nan_to_num(np.asarray(probabilities, dtype=float), nan=1 / states)
+        weight = np.clip(np.asarray(gap_s, dtype=float) / self.independent_s, 0.05, 1)[..., None, None]
+        if self.confusion is not None: return weight * self._measured(known)
+        believed = (1 - self.mistake) * known + self.mistake / states
+        return weight * (np.log(believed) - self.prior_weight * np.log(self.prior))
+
+    def _measured(self, probabilities):
+        """Log-likelihood of each true state by way of what it is mistaken for: sum over k of C[s, k] p(x | k), with
+        p(x | k) as p(k | x) / p(k)"""
+        logs = np.log(np.maximum(probabilities, 1e-12)) / self.temperatures[:, None]
+        scaled = np.exp(logs - logs.max(-1, keepdims=True))
+        said = np.einsum('es,esk->ek', self.prior, self.confusion)      # how often each state is said at all
+        return np.log(np.einsum('...ek,esk->...es', scaled / scaled.sum(-1, keepdims=True) / said, self.confusion))
+
+# %% ../../nbs/6_watch/01_smoothing.ipynb #b0a698e0
+class _Guessed(_Rates):
+    "Rates from a guess"
     @classmethod
     def by_hand(cls,
         schema:EventSchema,
@@ -57,6 +84,9 @@ class Dynamics:
         even = np.full((events, phases + 1), 1 / (phases + 1))
         return cls(np.tile(rates, (events, 1, 1)), np.tile(share / share.sum(), (events, 1)), even, **belief)
 
+# %% ../../nbs/6_watch/01_smoothing.ipynb #9619a158
+class Dynamics(_Guessed):
+    "How each event goes from absent through its phases, and how far one frame is to be believed"
     @classmethod
     def fit(cls,
         schema:EventSchema,
@@ -103,30 +133,6 @@ class Dynamics:
                            remedy='Take frames out of videos with `paligemma-vqa frames`, which notes both.')
         return cls.fit(schema, [np.array([track[time_s] for time_s in sorted(track)]) for track in videos.values()],
                        [np.array(sorted(track)) for track in videos.values()], **options)
-
-    def transition(self, gap_s:float) -> np.ndarray:
-        "[E, S, S]: the probability of each state `gap_s` after each state"
-        return _transition(self.rates.tobytes(), self.rates.shape, round(max(gap_s, 0.0), 3))
-
-    def evidence(self,
-        probabilities:np.ndarray,  # [..., E, S] from the model; NaN where it gave no answer
-        gap_s:float|np.ndarray,    # [...] since the frame before
-    ) -> np.ndarray:
-        "[..., E, S]: log-likelihood of what the model saw, for each state, up to a constant"
-        states = self.prior.shape[-1]
-        known = np.nan_to_num(np.asarray(probabilities, dtype=float), nan=1 / states)
-        weight = np.clip(np.asarray(gap_s, dtype=float) / self.independent_s, 0.05, 1)[..., None, None]
-        if self.confusion is not None: return weight * self._measured(known)
-        believed = (1 - self.mistake) * known + self.mistake / states
-        return weight * (np.log(believed) - self.prior_weight * np.log(self.prior))
-
-    def _measured(self, probabilities):
-        """Log-likelihood of each true state by way of what it is mistaken for: sum over k of C[s, k] p(x | k), with
-        p(x | k) as p(k | x) / p(k)"""
-        logs = np.log(np.maximum(probabilities, 1e-12)) / self.temperatures[:, None]
-        scaled = np.exp(logs - logs.max(-1, keepdims=True))
-        said = np.einsum('es,esk->ek', self.prior, self.confusion)      # how often each state is said at all
-        return np.log(np.einsum('...ek,esk->...es', scaled / scaled.sum(-1, keepdims=True) / said, self.confusion))
 
 # %% ../../nbs/6_watch/01_smoothing.ipynb #b0813e71
 @lru_cache(maxsize=4096)   # the gaps of a video are few different numbers
