@@ -378,6 +378,8 @@ class EventSchema(_Read):
         try: return cls.from_dict(json.loads(Path(path).read_text(encoding='utf-8')))
         except FileNotFoundError:
             raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
+        except OSError as error:
+            raise VQAError(f'cannot be read ({error.strerror})', path, remedy='Check the file and its disk.') from None
         except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
         except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
         except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None

@@ -23,7 +23,10 @@ def is_dicom(path:str|Path) -> bool:
     "Whether the file is DICOM, by its mark or its suffix"
     path = Path(path)
     if not path.is_file(): return False
-    with open(path, 'rb') as file: return file.read(132)[128:] == b'DICM' or path.suffix.lower() in DICOM_SUFFIXES
+    try:
+        with open(path, 'rb') as file: return file.read(132)[128:] == b'DICM' or path.suffix.lower() in DICOM_SUFFIXES
+    # reading, unlike opening, does not say of what
+    except OSError as error: raise OSError(error.errno, error.strerror, str(path)) from None
 
 def _read(path:Path):
     try: import pydicom
