@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 from paligemma_vqa.labeling.store import LabelStore
 from paligemma_vqa.scenes import make_video, plan_scene
 
+pytestmark = pytest.mark.xdist_group('tutorials')    # one worker runs them all, in order
+
 TUTORIALS = sorted((Path(__file__).parent.parent / 'nbs' / 'tutorials').glob('*.ipynb'))
 
 
