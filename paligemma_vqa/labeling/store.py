@@ -15,12 +15,10 @@ from ..schema import EventSchema
 # %% ../../nbs/1_label/02_store.ipynb #9e94612f
 class _OfPictures:
     "What a store says about its pictures"
-    # The pictures
     items = property(lambda self: self.pictures.items, doc='In order: lone ones by name, then video by video in time')
     videos = property(lambda self: self.pictures.videos, doc='The pictures of each video in time order')
-    # along which spans hold; None for a lone picture
     def video(self, item:str) -> str|None:
-        "The video a picture is from, if that is known"
+        "The video a picture is from, along which spans hold; None for a lone picture"
         return self.pictures.place(item)[0]
     def info(self, item:str) -> dict:
         "What frames.jsonl says about a picture"

@@ -4,10 +4,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from decoding_models import brute_force, byte_level_tokenizer, constrained_generate, make_inputs, pad, random_model, row_of
+from decoding_models import brute_force, constrained_generate, make_inputs, pad, random_model, row_of
 from hypothesis import given, settings, strategies as st
 
-from paligemma_vqa.inference.automaton import AnswerAutomaton
 from paligemma_vqa.inference.greedy import decode
 from paligemma_vqa.inference.compiled import FixedPasses, warm_up
 from paligemma_vqa.inference.posterior import posterior
@@ -16,14 +15,6 @@ from paligemma_vqa.inference.trees import TreeSession
 
 SCHEMA = EventSchema(events=('A', 'B', 'C'), phases=('1', '2', '10'))
 needs_compiler = pytest.mark.skipif(not (shutil.which('g++') or shutil.which('clang++')), reason='there is no C++ compiler')
-
-
-@pytest.fixture(scope='module')
-def automaton(): return AnswerAutomaton(SCHEMA, byte_level_tokenizer(SCHEMA))
-
-
-@pytest.fixture(scope='module')
-def model(automaton): return random_model(len(automaton.tokenizer))
 
 
 def in_batches(passes, automaton, inputs, **options):

@@ -14,18 +14,6 @@ from paligemma_vqa.inference.trees import TreeSession
 SCHEMA = EventSchema(events=('A', 'B', 'C'), phases=('1', '10'))
 
 
-@pytest.fixture(scope='module')
-def tokenizer(): return byte_level_tokenizer(SCHEMA)
-
-
-@pytest.fixture(scope='module')
-def model(tokenizer): return random_model(len(tokenizer))
-
-
-@pytest.fixture(scope='module')
-def automaton(tokenizer): return AnswerAutomaton(SCHEMA, tokenizer)
-
-
 def marginals(truth, schema):
     result = np.zeros((len(schema.events), len(schema.phases) + 1))
     for codes, (lp, _) in truth.items(): result[range(len(codes)), codes] += np.exp(lp)

@@ -15,18 +15,6 @@ from paligemma_vqa.inference.trees import TreeSession
 SCHEMA = EventSchema(events=('A', 'B', 'C'), phases=('1', '2', '10'))
 
 
-@pytest.fixture(scope='module')
-def tokenizer(): return byte_level_tokenizer(SCHEMA)
-
-
-@pytest.fixture(scope='module')
-def model(tokenizer): return random_model(len(tokenizer))
-
-
-@pytest.fixture(scope='module')
-def automaton(tokenizer): return AnswerAutomaton(SCHEMA, tokenizer)
-
-
 def answers(model, automaton, inputs, **options):
     session = TreeSession(model, automaton, inputs)
     found = decode(session, **options)
