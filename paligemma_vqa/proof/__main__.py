@@ -9,4 +9,5 @@ __all__ = []
 import sys
 from .gpu import main
 
-if __name__ == '__main__': sys.exit(main())
+# in a notebook, which has a name like this too, nothing runs
+if __name__ == '__main__' and __spec__ is not None: sys.exit(main())
