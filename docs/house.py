@@ -34,7 +34,7 @@ class Room:
     chapters: tuple[Chapter, ...]
 
     @property
-    def modules(self) -> list[str]: return [chapter.name for chapter in self.chapters if chapter.module and chapter.name != '__init__']
+    def modules(self) -> list[str]: return [chapter.name for chapter in self.chapters if chapter.module and chapter.name not in ('__init__', '__main__')]
 
 
 def chapter(path:Path) -> Chapter:
