@@ -154,6 +154,6 @@ def main(arguments:list[str]|None=None) -> int:
         return 0
     found = run_steps(asked.output, asked.device, asked.size, compiles=not asked.no_compile)
     print(Path(asked.output) / 'gpu.md')
-    checks = [row for row in found['steps']['correct']['rows']]
+    checks = found['steps']['correct']['rows']
     return int(any(step['ended'] != 0 for step in found['steps'].values()) or not checks
                or any(row['passed'] is False for row in checks))

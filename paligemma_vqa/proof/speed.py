@@ -37,9 +37,9 @@ def sides(
                 f'ours{name}, probabilities, previous answer': lambda: posterior(session(passes), drafts=drafts,
                                                                                  budget=1.),
                 f'ours{name}, probabilities to 0.001': lambda: posterior(session(passes), 1e-3)}
-    return {'generate': generate, 'one pass over the prompt': lambda: TreeSession(
-        subject.model, subject.automaton, inputs).run()} | both('',
-                                                                None) | (both(', compiled', passes) if passes else {})
+    def prompt(): session().run()
+    ways = {'generate': generate, 'one pass over the prompt': prompt} | both('', None)
+    return ways | (both(', compiled', passes) if passes else {})
 
 # %% ../../nbs/8_prove/03_speed.ipynb #db375302
 def time_in_turns(

@@ -60,16 +60,6 @@ def test_an_outage_ends_segments_and_arms_alerts_again():
     assert segments[0].end_s == pytest.approx(gap.start_s, abs=0.5) and segments[1].start_s == pytest.approx(gap.start_s + gap.length_s, abs=0.5)
 
 
-class Silent(BaseHTTPRequestHandler):
-    "Takes every connection, promises pictures, sends none"
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header('Content-Type', 'multipart/x-mixed-replace; boundary=picture')
-        self.end_headers()
-
-    def log_message(self, *_): pass
-
-
 def test_a_camera_that_is_missing_or_gets_unplugged_is_given_up():
     with pytest.raises(VQAError, match='camera 97 cannot be opened'): live(Brightness(), 97, give_up_s=1)
     alerts = []

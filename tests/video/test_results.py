@@ -143,15 +143,6 @@ def until(page, expression, wait_s=20):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope='module')
-def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path='/usr/bin/chromium', args=['--no-sandbox'])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.slow
 @pytest.mark.browser
 def test_a_clip_plays_and_the_page_covers_the_room(browser, case, tmp_path):

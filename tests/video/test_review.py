@@ -17,15 +17,6 @@ pytestmark = pytest.mark.browser
 HOSTILE = ("<script>document.title='hacked'</script>", "<img src=x onerror=document.title='hacked'>", "=HYPERLINK(1)", "</script><script>document.title='hacked'//")
 
 
-@pytest.fixture(scope='module')
-def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path='/usr/bin/chromium', args=['--no-sandbox'])
-        yield browser
-        browser.close()
-
-
 def many(schema, count, duration_s, seed=0):
     generator, segments = np.random.default_rng(seed), []
     for start_s in np.sort(generator.uniform(0, duration_s - 60, count)):
