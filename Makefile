@@ -17,11 +17,11 @@ gpu: .venv/ready
 test: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2 --skip_folder_re '^[_.]|^tutorials$$'
 	$(BIN)/ruff check --quiet .
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 # And what takes minutes: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
 test-all: test
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lab: .venv/ready
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -51,13 +51,13 @@ def lay_out(source:Path) -> None:
         pages_of[room.title] = [chapter.path.relative_to(ROOT).with_suffix('').as_posix() for chapter in room.chapters]
         index += ['', f'## {room.title}', '', f'{room.line}', '', '| module | |', '|---|---|']
         for chapter in room.chapters:
-            if not chapter.module or chapter.name == '__init__': continue
+            if not chapter.is_imported: continue
             index.append(f'| [{chapter.name}]({chapter.module}.md) | {chapter.line} |')
             page = command_help() if chapter.module == 'command.cli' else (
                 f'# {chapter.module}\n\n```{{eval-rst}}\n.. automodule:: paligemma_vqa.{chapter.module}\n   :members:\n   :undoc-members:\n```')
             where = chapter.path.relative_to(ROOT).as_posix()
             (source / f'api/{chapter.module}.md').write_text(f'{page}\n\nIts chapter, with examples and tests: [{chapter.title}](../{where}).\n', encoding='utf-8')
-    modules = [chapter.module for room in rooms() for chapter in room.chapters if chapter.module and chapter.name != '__init__']
+    modules = [chapter.module for room in rooms() for chapter in room.chapters if chapter.is_imported]
     (source / 'api/index.md').write_text('\n'.join([*index, '', contents('Modules', modules)]), encoding='utf-8')
 
     def notebooks_in(folder): return [path.relative_to(source).with_suffix('').as_posix() for path in sorted((source / 'nbs' / folder).glob('*.ipynb'))]

@@ -25,6 +25,11 @@ class Chapter:
     @property
     def name(self) -> str: return self.module.rpartition('.')[2] if self.module else self.path.stem.partition('_')[2]
 
+    @property
+    def is_imported(self) -> bool:
+        "Whether it exports a module with a name: not a room's own page, nor what `python -m` runs"
+        return self.module is not None and self.name not in ('__init__', '__main__')
+
 
 @dataclass(frozen=True)
 class Room:
@@ -34,7 +39,7 @@ class Room:
     chapters: tuple[Chapter, ...]
 
     @property
-    def modules(self) -> list[str]: return [chapter.name for chapter in self.chapters if chapter.module and chapter.name not in ('__init__', '__main__')]
+    def modules(self) -> list[str]: return [chapter.name for chapter in self.chapters if chapter.is_imported]
 
 
 def chapter(path:Path) -> Chapter:

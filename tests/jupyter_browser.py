@@ -63,11 +63,23 @@ def jupyter_lab(folder, theme='JupyterLab Light'):
         shutil.rmtree(private, ignore_errors=True)
 
 
+_playwrights = []
+
+@contextmanager
+def one_playwright():
+    "Playwright, which can be started once in a process: what asks for it inside gets the one there is"
+    from playwright.sync_api import sync_playwright
+    if _playwrights: yield _playwrights[0]; return
+    with sync_playwright() as playwright:
+        _playwrights.append(playwright)
+        try: yield playwright
+        finally: _playwrights.clear()
+
+
 @contextmanager
 def chromium_page(width=1500, height=1000, **options):
     "A page of a headless Chromium; yields it and the list of the errors in its console"
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
+    with one_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
         page, errors = browser.new_page(viewport=dict(width=width, height=height), **options), []
         page.set_default_timeout(90_000)   # a busy machine is slow, not wrong

@@ -9,15 +9,7 @@ from nbclient import NotebookClient
 from paligemma_vqa.labeling.store import LabelStore
 from paligemma_vqa.scenes import make_video, plan_scene
 
-pytestmark = pytest.mark.xdist_group('tutorials')    # one worker runs them all, in order
-
 TUTORIALS = sorted((Path(__file__).parent.parent / 'nbs' / 'tutorials').glob('*.ipynb'))
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    "Where all four run: each goes on with what the one before it left"
-    return tmp_path_factory.mktemp('tutorials')
 
 
 def printed(cell) -> str:
@@ -44,9 +36,8 @@ def execute(path:Path, folder:Path, *changes:tuple[str, str]):
     return NotebookClient(notebook, timeout=900, resources=dict(metadata=dict(path=str(folder)))).execute()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('path', TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial(path, folder):
+def check(path:Path, folder:Path) -> None:
+    "The tutorial runs in `folder` and shows what it is kept with"
     kept, ran = nbformat.read(path, as_version=4), execute(path, folder)
     for before, after in zip(kept.cells, ran.cells):
         if before.cell_type != 'code': continue
@@ -56,14 +47,16 @@ def test_tutorial(path, folder):
 
 
 @pytest.mark.slow
-def test_what_the_tutorials_teach(folder):
-    "After they ran: the model has learned something about videos that it never saw"
-    report = json.loads((folder/'runs/tutorial/first/evaluation/report.json').read_text(encoding='utf-8'))
+def test_tutorials(tmp_path, subtests):
+    "All four in one folder, each going on with what the one before it left, and what the model has learned then"
+    for path in TUTORIALS:
+        with subtests.test(path.stem): check(path, tmp_path)
+    report = json.loads((tmp_path/'runs/tutorial/first/evaluation/report.json').read_text(encoding='utf-8'))
     constant, before = report['baselines']['best constant answer'], report['baselines']['base without adapter']
     assert report['overall']['event_f1']['value'] > 0.9 and report['overall']['event_f1']['low'] > max(constant['event_f1'], before['event_f1'])
     assert report['overall']['phase_accuracy']['low'] > constant['phase_accuracy']
     assert report['leaks']['is_clean'] and report['overall']['parse_rate']['value'] == 1
-    video = json.loads((folder/'runs/tutorial/unseen/report.json').read_text(encoding='utf-8'))['metrics']
+    video = json.loads((tmp_path/'runs/tutorial/unseen/report.json').read_text(encoding='utf-8'))['metrics']
     assert video['smoothed']['f1@50'] >= video['raw']['f1@50'] and video['smoothed']['f1@50'] > 0.6
 
 
