@@ -147,7 +147,9 @@ def load_base(
         with _quietly():
             model, report = PaliGemmaForConditionalGeneration.from_pretrained(
                 folder, config=config, dtype=dtype, attn_implementation=implementation, use_safetensors=True,
-                local_files_only=True, output_loading_info=True, **options)
+                local_files_only=True, output_loading_info=True,
+                # tensors of other sizes are told below, with those that are missing
+                ignore_mismatched_sizes=True, **options)
             processor = AutoProcessor.from_pretrained(base_folder(processor_of) if processor_of else folder,
                                                       local_files_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -155,7 +157,8 @@ def load_base(
                        remedy='Copy or download it again.') from error
     if wrong := [*report['missing_keys'], *report['unexpected_keys'], *report['mismatched_keys']]:
         raise VQAError(f'the checkpoint does not fit a PaliGemma ({len(wrong)} tensors, such as '
-                       f'{sorted(map(str, wrong))[0]})', folder)
+                       f'{sorted(name if isinstance(name, str) else name[0] for name in wrong)[0]})', folder,
+                       remedy='Copy config.json and the weights from the same checkpoint.')
     check_processor(processor, model.config, folder)
     check_finite(model.named_parameters(), folder)
     # transformers refuses SDPA for every Gemma 2, though without soft-capping, as here, it computes the same.
@@ -183,13 +186,15 @@ def check_processor(
 @contextmanager
 def _quietly():
     "Without bars that last a second and warnings that libraries address to each other"
-    had_bars = transformers_logging.is_progress_bar_enabled()
+    had_bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()      # a table of tensors that do not fit; one sentence says it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', FutureWarning)
             yield
     finally:
+        transformers_logging.set_verbosity(level)
         if had_bars: transformers_logging.enable_progress_bar()
 
 # %% ../../nbs/0_ground/21_base.ipynb #603583e8
