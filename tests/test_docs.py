@@ -73,3 +73,21 @@ def outline(text:str) -> dict:
 def test_the_readmes_say_the_same():
     english, chinese = (outline((ROOT / name).read_text(encoding='utf-8')) for name in ('README.md', 'README.zh-CN.md'))
     for part in english: assert chinese[part] == english[part], part
+
+
+def texts(path:Path) -> str:
+    "All that a notebook's outputs print, and its code, which holds what is chosen"
+    cells = [cell for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
+    shown = [output.get('text', output.get('data', {}).get('text/markdown', output.get('data', {}).get('text/plain', ''))) for cell in cells for output in cell['outputs']]
+    return '\n'.join(''.join(text) for text in [*shown, *(cell['source'] for cell in cells)])
+
+
+def test_measured_figures_are_printed_where_the_readme_says():
+    "In the README's table of benchmarks each figure of a result stands, as it is, in an output of the notebook that is named"
+    rows = [row.split('|')[1:-1] for row in (ROOT / 'README.md').read_text(encoding='utf-8').splitlines() if row.startswith('| ') and '](nbs/benchmarks/' in row]
+    assert len(rows) > 10
+    number = re.compile(r'(?<![\w.])\d+(?:[.,]\d+)*')
+    for what, against, measured, printed_by in rows:
+        there = {found.replace(',', '') for found in number.findall(texts(ROOT / re.search(r'\((.+?)\)', printed_by)[1]).replace('_', ''))}
+        said = {found.replace(',', '') for found in number.findall(measured + ' ' + against)}
+        assert said <= there, (what.strip(), said - there)
