@@ -106,8 +106,8 @@ def _as_written(name, answer) -> str:
     return spelled[0] if spelled else name
 
 # %% ../nbs/0_ground/01_schema.ipynb #a51bbfaf
-class _Items:
-    "Finds the items of an answer in one format"
+class _Reader:
+    "One answer format over some events and phases, in words"
     def __init__(self, answer_format:AnswerFormat, events, phases):
         self.events, self.phases = _longest_first(events), _longest_first(phases)
         self.event_names, self.phase_names = ', '.join(events), ', '.join(phases)
@@ -118,53 +118,74 @@ class _Items:
         self.suffix = words(answer_format.suffix)
         while self.suffix and self.suffix[0] in {','} | _AND: self.suffix = self.suffix[1:]  # they belong to the list
 
-    def _item(self, body, at):
-        def follows(piece, at): return at + len(piece) if body[at:at + len(piece)] == piece else None
-        if (start := follows(self.before, at)) is None: return None
-        for event_words, event in self.events:
-            if (end := follows(event_words + self.between, start)) is None: continue
-            for phase_words, phase in self.phases:
-                stop = follows(phase_words + self.after, end)
-                if stop is not None and (stop == len(body) or body[stop] == ',' or body[stop] in _AND):
-                    return event, phase, stop
-
-# %% ../nbs/0_ground/01_schema.ipynb #2767c824
-class _Reader(_Items):
-    "Reads answers written in one format"
     def starts(self, answer:tuple[str, ...]) -> bool: return answer[:len(self.prefix)] == self.prefix
 
-    def read(self, written:str) -> list[tuple[str, str]]:
-        "(event, phase) for each item of the answer, in the order written"
-        answer = words(written)
-        if not self.starts(answer): raise VQAError(f"the answer does not begin with '{' '.join(self.prefix)}'")
-        body = answer[len(self.prefix):]
-        if body == self.nothing: return []
-        if self.suffix:
-            if body[-len(self.suffix):] != self.suffix:
-                raise VQAError(f"the answer stops before '{' '.join(self.suffix)}'")
-            body = body[:-len(self.suffix)]
-        while body and body[-1] in {','} | _AND: body = body[:-1]
-        if not body: raise VQAError(f"the answer names no event and does not say '{' '.join(self.nothing)}'")
-        items, at = [], 0
-        while at < len(body):
-            item = self._item(body, at)
-            if item is None and items and body[at] in _AND: at += 1; continue
-            if item is None: raise self._complaint(body[at:], written)
-            event, phase, at = item
-            items.append((event, phase))
-            if at < len(body) and body[at] == ',': at += 1
-        return items
+def _follows(body, piece, at) -> int|None: return at + len(piece) if body[at:at + len(piece)] == piece else None
 
-    def _complaint(self, rest, written) -> VQAError:
-        chunk = rest[:rest.index(',')] if ',' in rest else rest
-        text, between = ' '.join(chunk), ' '.join(self.between)
-        event, found, phase = text.removeprefix(' '.join(self.before)).partition(f' {between} ')
-        if not found: return VQAError(f"cannot read '{text}' in the answer")
-        event, phase = event.strip(), phase.removesuffix(' '.join(self.after)).strip()
-        if words(event) in [name for name, _ in self.events]:
-            return VQAError(f"unknown phase '{_as_written(phase, written)}' of event '{_as_written(event, written)}'",
-                            remedy=f'The phases are {self.phase_names}.')
-        return VQAError(f"unknown event '{_as_written(event, written)}'", remedy=f'The events are {self.event_names}.')
+def _item(reader:_Reader, body:tuple[str, ...], at:int) -> tuple[str, str, int]|None:
+    "(event, phase, where it ends) of the item that begins at word `at`"
+    if (start := _follows(body, reader.before, at)) is None: return None
+    for event_words, event in reader.events:
+        if (end := _follows(body, event_words + reader.between, start)) is None: continue
+        for phase_words, phase in reader.phases:
+            stop = _follows(body, phase_words + reader.after, end)
+            if stop is not None and (stop == len(body) or body[stop] == ',' or body[stop] in _AND):
+                return event, phase, stop
+
+# %% ../nbs/0_ground/01_schema.ipynb #2767c824
+def _body(reader:_Reader, answer:tuple[str, ...]) -> tuple[str, ...]:
+    "The items of an answer, between its prefix and its suffix; empty when it says that there are none"
+    if not reader.starts(answer): raise VQAError(f"the answer does not begin with '{' '.join(reader.prefix)}'")
+    body, suffix = answer[len(reader.prefix):], reader.suffix
+    if body == reader.nothing: return ()
+    if suffix:
+        if body[-len(suffix):] != suffix: raise VQAError(f"the answer stops before '{' '.join(suffix)}'")
+        body = body[:-len(suffix)]
+    while body and body[-1] in {','} | _AND: body = body[:-1]
+    if not body: raise VQAError(f"the answer names no event and does not say '{' '.join(reader.nothing)}'")
+    return body
+
+def _read(reader:_Reader, written:str) -> list[tuple[str, str]]:
+    "(event, phase) for each item of an answer, in the order written"
+    body, items, at = _body(reader, words(written)), [], 0
+    while at < len(body):
+        item = _item(reader, body, at)
+        if item is None and items and body[at] in _AND: at += 1; continue
+        if item is None: raise _complaint(reader, body[at:], written)
+        event, phase, at = item
+        items.append((event, phase))
+        if at < len(body) and body[at] == ',': at += 1
+    return items
+
+def _complaint(reader:_Reader, rest:tuple[str, ...], written:str) -> VQAError:
+    chunk = rest[:rest.index(',')] if ',' in rest else rest
+    text, between = ' '.join(chunk), ' '.join(reader.between)
+    event, found, phase = text.removeprefix(' '.join(reader.before)).partition(f' {between} ')
+    if not found: return VQAError(f"cannot read '{text}' in the answer")
+    event, phase = event.strip(), phase.removesuffix(' '.join(reader.after)).strip()
+    if words(event) in [name for name, _ in reader.events]:
+        return VQAError(f"unknown phase '{_as_written(phase, written)}' of event '{_as_written(event, written)}'",
+                        remedy=f'The phases are {reader.phase_names}.')
+    return VQAError(f"unknown event '{_as_written(event, written)}'", remedy=f'The events are {reader.event_names}.')
+
+# %% ../nbs/0_ground/01_schema.ipynb #b5bbc801
+def _agreed(items:list[tuple[str, str]]) -> Annotation:
+    "The items as an annotation; `VQAError` when an event is in two phases"
+    annotation = dict(items)
+    for event, phase in items:
+        if annotation[event] != phase:
+            raise VQAError(f"event '{event}' is in two phases, '{phase}' and '{annotation[event]}'",
+                           remedy='Keep one.')
+    return annotation
+
+def _recognised(readers:Mapping[str, _Reader], answer:str) -> Annotation:
+    "What `answer` says in one of the formats; `VQAError` says what cannot be read, or contradicts itself"
+    text, complaints = words(answer), []
+    for reader in sorted((r for r in readers.values() if r.starts(text)), key=lambda r: -len(r.prefix)):
+        try: items = _read(reader, answer)
+        except VQAError as error: complaints.append(error)
+        else: return _agreed(items)
+    raise (complaints or [VQAError(f"the answer '{answer}' is in none of the formats {', '.join(readers)}")])[0]
 
 # %% ../nbs/0_ground/01_schema.ipynb #8db7248d
 ANSWER_PREFIX = 'answer en '   # PaliGemma was pre-trained with "answer {language} {question}"; ours is always en
@@ -190,10 +211,24 @@ def _check_names(kind:str, names:tuple[str, ...]) -> None:
             raise VQAError(f"{kind}s '{seen[words(name)]}' and '{name}' are the same", remedy='Rename one.')
         seen[words(name)] = name
 
+# %% ../nbs/0_ground/01_schema.ipynb #7203340d
+def _check_declared(schema) -> None:
+    "`VQAError` unless the lists of a schema fit one another"
+    _check_names('event', schema.events)
+    _check_names('phase', schema.phases)
+    if unknown := set(schema.safe_flips) - {'horizontal', 'vertical'}:
+        raise VQAError(f"unknown flip '{unknown.pop()}' in safe_flips", remedy="Use 'horizontal' or 'vertical'.")
+    if unknown := set(schema.private) - set(schema.events):
+        raise VQAError(f"private event '{unknown.pop()}' is not an event",
+                       remedy=f"The events are {', '.join(schema.events)}.")
+    if not schema.questions or not schema.answer_formats:
+        raise VQAError('the schema has no question or no answer format',
+                       remedy='Leave the key out to get the usual ones.')
+
 # %% ../nbs/0_ground/01_schema.ipynb #3dd528c4
 @dataclass(frozen=True)
 class _Declared:
-    "What a schema declares"
+    "What a schema declares, and the annotations that it allows"
     events: tuple[str, ...] = ('A', 'B', 'C', 'D', 'E')  # In the order they are named in an answer
     phases: tuple[str, ...] = ('1', '2', '3', '4')       # In the order an event goes through them
     name: str = 'default'
@@ -209,29 +244,12 @@ class _Declared:
     def __post_init__(self):
         for kind in ('events', 'phases', 'safe_flips', 'private'):
             object.__setattr__(self, kind, tuple(getattr(self, kind)))
-        _check_names('event', self.events)
-        _check_names('phase', self.phases)
-        if unknown := set(self.safe_flips) - {'horizontal', 'vertical'}:
-            raise VQAError(f"unknown flip '{unknown.pop()}' in safe_flips", remedy="Use 'horizontal' or 'vertical'.")
-        if unknown := set(self.private) - set(self.events):
-            raise VQAError(f"private event '{unknown.pop()}' is not an event",
-                           remedy=f"The events are {', '.join(self.events)}.")
-        if not self.questions or not self.answer_formats:
-            raise VQAError('the schema has no question or no answer format',
-                           remedy='Leave the key out to get the usual ones.')
+        _check_declared(self)
 
-# %% ../nbs/0_ground/01_schema.ipynb #a2612dff
-class _Coded(_Declared):
-    "Annotations of a schema, and the numbers that stand for them"
     @property
     def size(self) -> int:
         "How many different annotations there are"
         return (len(self.phases) + 1) ** len(self.events)
-
-    @property
-    def fingerprint(self) -> str:
-        "12 hex digits that change whenever anything in the schema does"
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def check(self, annotation:Mapping[str, str]) -> Annotation:
         "`annotation` in schema order; `VQAError` on an event or a phase that the schema does not have"
@@ -256,60 +274,6 @@ class _Coded(_Declared):
     def from_codes(self, codes:tuple[int, ...]) -> Annotation:
         "The annotation with these `codes`, one per event"
         return {event: self.phases[code - 1] for event, code in zip(self.events, codes, strict=True) if code}
-
-# %% ../nbs/0_ground/01_schema.ipynb #c65c6127
-class _Written(_Coded):
-    "Questions and answers of a schema"
-    @cached_property
-    def _readers(self): return {name: _Reader(f, self.events, self.phases) for name, f in self.answer_formats.items()}
-
-    @property
-    def question_template(self) -> str: return next(iter(self.questions))
-
-    @property
-    def answer_format(self) -> str: return next(iter(self.answer_formats))
-
-    def question(self,
-        template:str|None=None,  # One of `questions`; None for the first
-    ) -> str:
-        "The question as it stands in a record"
-        text = _choose(self.questions, template or self.question_template, 'question template')
-        return (ANSWER_PREFIX
-                + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases)))
-
-    def render(self,
-        annotation:Mapping[str, str],  # Event to phase, only the events present, in any order
-        answer_format:str|None=None,   # One of `answer_formats`; None for the first
-    ) -> str:
-        "`annotation` as an answer"
-        f = _choose(self.answer_formats, answer_format or self.answer_format, 'answer format')
-        items = [f.item.replace('{event}', event).replace('{phase}', phase) for event,
-                 phase in self.check(annotation).items()]
-        return f.prefix + (f.separator.join(items) + f.suffix if items else f.nothing)
-
-# %% ../nbs/0_ground/01_schema.ipynb #e0d7482e
-class _Read(_Written):
-    "Answers read back"
-    def parse(self,
-        answer:str,
-        answer_format:str|None=None,  # One of `answer_formats`; None to recognise it
-    ) -> Annotation:
-        "The annotation that `answer` states; `VQAError` says what cannot be read, is unknown, or contradicts itself"
-        text = words(answer)
-        if answer_format: readers = [_choose(self._readers, answer_format, 'answer format')]
-        else: readers = sorted((r for r in self._readers.values() if r.starts(text)), key=lambda r: -len(r.prefix))
-        complaint = VQAError(f"the answer '{answer}' is in none of the formats {', '.join(self.answer_formats)}")
-        for i, reader in enumerate(readers):
-            try: items = reader.read(answer)
-            except VQAError as error:
-                if i == 0: complaint = error
-                continue
-            for event, phase in items:
-                if dict(items)[event] != phase:
-                    raise VQAError(f"event '{event}' is in two phases, '{phase}' and '{dict(items)[event]}'",
-                                   remedy='Keep one.')
-            return self.check(dict(items))
-        raise complaint
 
 # %% ../nbs/0_ground/01_schema.ipynb #2d8d2275
 def _check_formats(schema) -> None:
@@ -349,13 +313,27 @@ def _schema_values(values:Mapping, defaults) -> dict:
                            remedy='Each needs item, separator and nothing; prefix and suffix are optional.') from None
     return values
 
-# %% ../nbs/0_ground/01_schema.ipynb #a6f96786
-class EventSchema(_Read):
-    "The closed list of events and phases, the questions that ask for them, and how an answer is written"
-    def __post_init__(self):
-        super().__post_init__()
-        _check_formats(self)
+# %% ../nbs/0_ground/01_schema.ipynb #476de359
+def _schema_file(path:str|Path):
+    "What stands in a schema.json; `VQAError` with file and line when it is not JSON, or cannot be read"
+    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
+    except OSError as error:
+        raise VQAError(f'cannot be read ({error.strerror})', path, remedy='Check the file and its disk.') from None
+    except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
+    except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
 
+def _color(place:int) -> str:
+    "`#rrggbb` of the event at `place`"
+    if place < len(_PALETTE): return _PALETTE[place]
+    # golden-ratio steps stay apart
+    rgb = colorsys.hls_to_rgb(place * 0.618034 % 1, (0.35, 0.5, 0.65)[place % 3], 0.6)
+    return '#' + ''.join(f'{round(255 * value):02x}' for value in rgb)
+
+# %% ../nbs/0_ground/01_schema.ipynb #a759abb7
+class _Kept:
+    "How a schema is kept in a file, and known again"
     def to_dict(self) -> dict:
         "Plain lists and strings, as they stand in schema.json"
         return dict(name=self.name, events=list(self.events), phases=list(self.phases), questions=dict(self.questions),
@@ -363,41 +341,79 @@ class EventSchema(_Read):
                     # left out when there is none, so that schemas of before keep their fingerprint
                     safe_flips=list(self.safe_flips)) | (dict(private=list(self.private)) if self.private else {})
 
-    @classmethod
-    def from_dict(cls, values:Mapping) -> 'EventSchema':
-        "A schema from plain lists and strings; keys that are left out get their defaults; `VQAError` on any other key"
-        return cls(**_schema_values(values, cls))
+    @property
+    def fingerprint(self) -> str:
+        "12 hex digits that change whenever anything in the schema does"
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def colors(self) -> dict[str, str]:
+        "One `#rrggbb` per event, the same wherever it is drawn"
+        return {event: _color(place) for place, event in enumerate(self.events)}
 
     def save(self, path:str|Path) -> None:
         "Write it as a JSON file"
         Path(path).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n', encoding='utf-8')
 
     @classmethod
+    def from_dict(cls, values:Mapping) -> 'EventSchema':
+        "A schema from plain lists and strings; keys that are left out get their defaults; `VQAError` on any other key"
+        return cls(**_schema_values(values, cls))
+
+    @classmethod
     def load(cls, path:str|Path) -> 'EventSchema':
         "A schema from a JSON file; `VQAError` with file and line when it cannot be used"
-        try: return cls.from_dict(json.loads(Path(path).read_text(encoding='utf-8')))
-        except FileNotFoundError:
-            raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
-        except OSError as error:
-            raise VQAError(f'cannot be read ({error.strerror})', path, remedy='Check the file and its disk.') from None
-        except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
-        except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
+        values = _schema_file(path)
+        try: return cls.from_dict(values)
         except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
 
     @classmethod
     def preset(cls, preset:str='default', /, **changes) -> 'EventSchema':
         """The `default` schema with English wording, or `zh` with Chinese; `changes` replace fields, usually events
-        and phases"""
+        and phases; `VQAError` for any other name"""
         if preset == 'default': return cls(**changes)
         if preset == 'zh': return cls(**(dict(name='zh', questions=dict(QUESTIONS_ZH),
                                             answer_formats=dict(sentence=SENTENCE_ZH, list=LIST, json=JSON)) | changes))
         raise VQAError(f"no schema preset '{preset}'", remedy="There are 'default' and 'zh'.")
 
+# %% ../nbs/0_ground/01_schema.ipynb #b8561c5c
+class EventSchema(_Kept, _Declared):
+    "The closed list of events and phases, the questions that ask for them, and how an answer is written"
+    def __post_init__(self):
+        super().__post_init__()
+        _check_formats(self)
+
     @property
-    def colors(self) -> dict[str, str]:
-        "One `#rrggbb` per event, the same wherever it is drawn"
-        def color(i):
-            if i < len(_PALETTE): return _PALETTE[i]
-            rgb = colorsys.hls_to_rgb(i * 0.618034 % 1, (0.35, 0.5, 0.65)[i % 3], 0.6)  # golden-ratio steps stay apart
-            return '#' + ''.join(f'{round(255 * c):02x}' for c in rgb)
-        return {event: color(i) for i, event in enumerate(self.events)}
+    def question_template(self) -> str: return next(iter(self.questions))
+
+    @property
+    def answer_format(self) -> str: return next(iter(self.answer_formats))
+
+    @cached_property
+    def _readers(self): return {name: _Reader(f, self.events, self.phases) for name, f in self.answer_formats.items()}
+
+    def question(self,
+        template:str|None=None,  # One of `questions`; None for the first
+    ) -> str:
+        "The question as it stands in a record; `VQAError` for a template that is none"
+        text = _choose(self.questions, template or self.question_template, 'question template')
+        return (ANSWER_PREFIX
+                + text.replace('{events}', ', '.join(self.events)).replace('{phases}', ', '.join(self.phases)))
+
+    def render(self,
+        annotation:Mapping[str, str],  # Event to phase, only the events present, in any order
+        answer_format:str|None=None,   # One of `answer_formats`; None for the first
+    ) -> str:
+        "`annotation` as an answer; `VQAError` for an unknown event, phase or format"
+        f = _choose(self.answer_formats, answer_format or self.answer_format, 'answer format')
+        items = [f.item.replace('{event}', event).replace('{phase}', phase)
+                 for event, phase in self.check(annotation).items()]
+        return f.prefix + (f.separator.join(items) + f.suffix if items else f.nothing)
+
+    def parse(self,
+        answer:str,
+        answer_format:str|None=None,  # One of `answer_formats`; None to recognise it
+    ) -> Annotation:
+        "The annotation that `answer` states; `VQAError` says what cannot be read, is unknown, or contradicts itself"
+        if not answer_format: return self.check(_recognised(self._readers, answer))
+        return self.check(_agreed(_read(_choose(self._readers, answer_format, 'answer format'), answer)))
