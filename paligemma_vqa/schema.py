@@ -384,10 +384,14 @@ class EventSchema(_Kept, _Declared):
         _check_formats(self)
 
     @property
-    def question_template(self) -> str: return next(iter(self.questions))
+    def question_template(self) -> str:
+        "The name of the question that is asked when none is named"
+        return next(iter(self.questions))
 
     @property
-    def answer_format(self) -> str: return next(iter(self.answer_formats))
+    def answer_format(self) -> str:
+        "The name of the format that is written when none is named"
+        return next(iter(self.answer_formats))
 
     @cached_property
     def _readers(self): return {name: _Reader(f, self.events, self.phases) for name, f in self.answer_formats.items()}
