@@ -8,7 +8,7 @@ __all__ = ['Data', 'Adapter', 'Model', 'BatchSize', 'Seed', 'Json', 'Device', 'D
            'checked', 'predictor_of']
 
 # %% ../../nbs/9_command/03_terminal.ipynb #49dbaf02
-import json, math, sys
+import json, math, re, sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import wraps
@@ -98,8 +98,9 @@ OUTPUTS = ('output', 'save_dir', 'clips_dir', 'to_label')   # Options that name 
 ADAPTERS = ('lora_path', 'against', 'from_')                # and those that name the folder of an adapter
 
 def check_adapter(folder:Path) -> Path:
-    "`folder`, if it is one; else `VQAError`. What is in it is looked at when it is loaded, which takes seconds"
-    if folder.is_dir(): return folder
+    "`folder`, if it is one or a name on the hub; else `VQAError`. It is looked into when it is loaded, which takes seconds"
+    is_name = not folder.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', folder.as_posix())
+    if folder.is_dir() or is_name: return folder
     raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder', folder,
                    remedy='Give the folder of an adapter or of a training run.')
 

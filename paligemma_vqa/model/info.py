@@ -6,7 +6,7 @@
 __all__ = ['INFO_FILE', 'WEIGHTS', 'versions', 'AdapterInfo', 'is_from_elsewhere', 'adapter_folder', 'describe_base']
 
 # %% ../../nbs/0_ground/26_info.ipynb #173db8d8
-import importlib.metadata, json
+import importlib.metadata, json, re
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,6 +66,20 @@ class AdapterInfo:
         "From an adapter folder; `VQAError` when it is not one, or another program made it"
         return _read_info(Path(folder), cls)
 
+# %% ../../nbs/0_ground/26_info.ipynb #6427c480
+def _of_hub(name:Path) -> Path:
+    "The folder of what was pushed to the hub under `name`: from the cache, or fetched"
+    from huggingface_hub import HfApi, snapshot_download
+    try: return Path(snapshot_download(name.as_posix(), local_files_only=True))
+    except Exception: pass   # not in the cache
+    try:
+        HfApi().model_info(name.as_posix(), timeout=5)   # the download itself would go on trying for minutes
+        return Path(snapshot_download(name.as_posix()))
+    except Exception as error:   # offline, not found, not logged in: the remedy is the same
+        raise VQAError(f'there is no such folder, and the hub gives nothing of that name ({type(error).__name__})', name,
+                       remedy='Give the folder of an adapter or of a training run; a private adapter of the hub needs '
+                              '`hf auth login`.') from None
+
 # %% ../../nbs/0_ground/26_info.ipynb #38ea3f10
 WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin', 'model.safetensors', 'model.safetensors.index.json')
 
@@ -77,10 +91,11 @@ def is_from_elsewhere(
     return not (folder / INFO_FILE).exists() and any((folder / name).exists() for name in WEIGHTS)
 
 def adapter_folder(
-    folder:str|Path,   # An adapter, a checkpoint, or the folder of a run
+    folder:str|Path,   # An adapter, a checkpoint, the folder of a run, or the name of an adapter on the hub
 ) -> Path:
     "Where the weights are; `VQAError` when there is no such folder"
     folder = Path(folder)
+    if not folder.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', folder.as_posix()): return _of_hub(folder)
     if not folder.is_dir():
         raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder',
                        folder, remedy='Give the folder of an adapter or of a training run.')

@@ -12,6 +12,7 @@ from pathlib import Path
 from .config import TrainingConfig
 from ..cards import CARD, code_span, escaped, put_card, table
 from ..model.adapter import AdapterInfo
+from ..model.merged import plain_code
 
 # %% ../../nbs/3_train/11_card.ipynb #f79a77fc
 def model_card_head(
@@ -42,6 +43,11 @@ from paligemma_vqa.inference import Predictor
 predictor = Predictor.from_adapter("path/of/this/folder")
 predictor.predict("picture.jpg")[0].annotation
 ```"""
+_WITHOUT = """Without paligemma_vqa:
+
+```python
+{code}
+```"""
 _SETTINGS = ('mode', 'lora_rank', 'lora_alpha', 'lora_dropout', 'use_dora', 'use_rslora', 'freeze_vision',
              'vision_lora', 'train_projector', 'learning_rate', 'schedule',
              'warmup_ratio', 'batch_size', 'accumulation_steps', 'epochs', 'optimizer', 'precision', 'augment', 'seed')
@@ -60,7 +66,8 @@ def model_card_text(
     parts = [f'# {escaped(name)}',
              f'Says which of the events {named(schema.events)} are visible in a picture and in which of the phases '
              f'{named(schema.phases)}, with probabilities. Trained with paligemma_vqa ({escaped(info.mode)}) from '
-             f'{code_span(info.base_model)}, pictures of {info.image_size} × {info.image_size} pixels.', _LOADING,
+             f'{code_span(info.base_model)}, pictures of {info.image_size} × {info.image_size} pixels.',
+             _LOADING, _WITHOUT.format(code=plain_code(info)),
              '## Question and answer', f'> {escaped(info.question)}', f'> {escaped(example)}',
              '## Training data', f'Fingerprint {code_span(info.dataset_fingerprint or "unknown")}'
              + (f'; pictures: {pictures}' if pictures else '') + '. The dataset has a card of its own.']
