@@ -43,7 +43,8 @@ def _tell_import(imported, empty:str) -> None:
 FormatIn = Annotated[Optional[str], typer.Option('--format', show_default=False,
                                                  help='label-studio, cvat, coco, csv (also per-frame, intervals), '
                                                  'jsonl (also paligemma, '
-                     'messages, sharegpt, llava), rows (flat JSON objects, segments), elan or boris. Default: by what '
+                     'messages, sharegpt, llava), rows (flat JSON objects, segments), parquet, imagefolder, elan or boris. '
+                     'Default: by what '
                      'is in the file.')]
 Mapping = Annotated[Optional[Path], typer.Option('--map', show_default=False,
                                                  help='JSON that says what labels mean, such as {"blood": ["A", "2"], '

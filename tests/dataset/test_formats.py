@@ -1,5 +1,5 @@
 """Labels from other tools, in the shapes that these tools really export"""
-import json
+import json, re
 from pathlib import Path
 
 import pytest
@@ -191,3 +191,20 @@ def test_imported_labels_open_in_the_store(folder):
         assert store.done_by('anna') == []   # nobody here judged them
     import_labels(save(folder, 'image,bleeding\npolyp.png,late\n', 'labels.csv'), folder, existing='replace')
     with LabelStore(folder, 'anna') as store: assert store.annotation('images/polyp.png') == {'bleeding': 'late'}
+
+
+@pytest.mark.parametrize('name', ['out.eaf', 'out.boris'])
+def test_the_link_to_the_video_resolves_from_where_the_file_lies(folder, name, monkeypatch):
+    video = folder.parent/'videos/case.mp4'
+    video.parent.mkdir()
+    video.write_bytes(b'')
+    lines = [json.loads(line) for line in (folder/'frames.jsonl').read_text().splitlines()]
+    (folder/'frames.jsonl').write_text('\n'.join(json.dumps(line | dict(video_file='../videos/case.mp4')) for line in lines))
+    import_labels(save(folder, 'video,event,phase,start_s,end_s\ncase,bleeding,early,0.4,1.2\n', 'x.csv'), folder)
+    monkeypatch.chdir(folder.parent.parent)   # from elsewhere
+    (folder.parent/'a/b').mkdir(parents=True)
+    path = export_labels(folder, folder.parent/'a/b'/name)
+    if name.endswith('eaf'): [link] = re.findall(r'RELATIVE_MEDIA_URL="(.*?)"', path.read_text())
+    else: [[link]] = [files for files in json.loads(path.read_text())['observations']['case']['file'].values() if files]
+    assert (path.parent/link).resolve() == video.resolve() and not Path(link).is_absolute()
+    assert answers(import_labels(path, folder, write=False)) == answers(import_labels(save(folder, 'video,event,phase,start_s,end_s\ncase,bleeding,early,0.4,1.2\n', 'x.csv'), folder, write=False))

@@ -138,11 +138,10 @@ def test_intervals_of_a_video(folder):
     assert found == {'op1_000325': {'clipping': 'begin'}, 'op1_000350': {'clipping': 'begin', 'bleeding': 'begin'}, 'op1_000375': {'clipping': 'end', 'bleeding': 'begin'},
                      'op1_000400': {'clipping': 'end', 'bleeding': 'begin'}, 'op1_000425': {'clipping': 'end'}}
 
-def test_a_frame_of_cvat_that_is_no_number(folder):
+def test_a_track_of_cvat_that_cannot_be_read_leaves_its_video_out(folder):
     xml = ('<annotations><meta><source>op1.mp4</source></meta><track id="0" label="A: 1"><box frame="x"/></track>'
            '<track id="1" label="B: 1"><box frame="25"/><box frame="50" outside="1"/></track></annotations>')
-    imported = import_labels(save(folder, xml, 'x.xml'), folder)
-    assert said(imported) == {'op1_000025': {'B': '1'}} and len(imported.problems) == 1
+    with pytest.raises(VQAError, match="track 0 cannot be read"): import_labels(save(folder, xml, 'x.xml'), folder, empty='nothing')   # B and nothing else, it would say
 
 def test_tags_and_boxes_of_one_set_in_two_files(folder):
     def coco(*annotations): return dict(images=[dict(id=n, file_name=f'a_0000{n}.jpg') for n in (30, 40)], categories=[dict(id=1, name='A: 1'), dict(id=2, name='B: 2')],

@@ -1,5 +1,5 @@
 """What we write is read by the tools themselves, and what they write is read by us. The tools come from PyPI, into an environment of their own."""
-import json, shutil, subprocess, venv
+import json, os, shutil, subprocess, sys
 
 import pytest
 from PIL import Image
@@ -12,15 +12,20 @@ pytestmark = pytest.mark.slow
 SCHEMA = EventSchema()
 SAID = [{}, {'A': '1'}, {'A': '1', 'B': '2'}, {'A': '2'}, {}]
 
+def installed(folder, packages:str):
+    "A folder with tools and only what they need beside this environment: datumaro alone would bring gigabytes"
+    done = subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(folder), *packages.split()], capture_output=True, text=True)
+    if done.returncode: pytest.skip(f'the tools cannot be installed: {done.stderr[-200:]}')
+    return folder
+
 @pytest.fixture(scope='module')
 def tools(tmp_path_factory):
-    "A Python that has datumaro and pympi"
-    root = tmp_path_factory.mktemp('tools')
-    venv.create(root, with_pip=True)
-    python = root/'bin/python'
-    done = subprocess.run([python, '-m', 'pip', 'install', '-q', 'datumaro==1.9.1', 'pympi-ling==1.71'], capture_output=True, text=True)
-    if done.returncode: pytest.skip(f'the tools cannot be installed: {done.stderr[-200:]}')
-    return python
+    return installed(tmp_path_factory.mktemp('tools'), 'datumaro==1.9.1 pympi-ling==1.71 shapely orjson defusedxml ruamel.yaml nibabel networkx tabulate tritonclient json_stream '
+                     'json-stream-rs-tokenizer diskcache cryptography cffi pycparser lxml nltk regex joblib click tensorboardX pycocotools imagesize portalocker pyemd')
+
+@pytest.fixture(scope='module')
+def label_studio(tmp_path_factory):
+    return installed(tmp_path_factory.mktemp('label_studio'), 'label-studio-sdk==2.1.2 appdirs faker ijson jsf rstr smart-open ujson xmljson lxml nltk regex joblib click pyjwt wrapt')
 
 @pytest.fixture
 def folder(tmp_path):
@@ -35,7 +40,7 @@ def folder(tmp_path):
     return root
 
 def run(tools, code, *arguments):
-    done = subprocess.run([tools, '-c', code, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code, *map(str, arguments)], capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(tools)))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
@@ -90,3 +95,26 @@ made.to_file(sys.argv[2])
     found = json.loads(run(tools, code, tmp_path/'op.eaf', tmp_path/'made.eaf'))
     assert found['A'] == [[400, 1200, '1'], [1200, 1600, '2']] and found['B'] == [[800, 1200, '2']] and found['C'] == []
     assert back(tmp_path/'made.eaf', folder) == SAID
+
+def test_label_studio_validates_and_converts_what_we_export(label_studio, folder, tmp_path):
+    "Its own code checks tasks against the configuration, and makes JSON-MIN and CSV of them as its server does"
+    export_labels(folder, tmp_path/'tasks.json')
+    code = '''
+import sys, json
+from pathlib import Path
+from label_studio_sdk.converter.converter import Converter
+from label_studio_sdk.label_interface import LabelInterface
+root = Path(sys.argv[1])
+config, tasks = (root/'tasks.config.xml').read_text(), json.loads((root/'tasks.json').read_text())
+interface = LabelInterface(config)
+interface.validate()
+assert all(interface.validate_annotation(annotation) for task in tasks for annotation in task['annotations'])
+for task in tasks: task['annotations'][0] |= dict(completed_by=1, created_at='2026-01-01T00:00:00Z', updated_at='2026-01-01T00:00:00Z', lead_time=1.0)   # as its server adds
+(root/'kept.json').write_text(json.dumps(tasks))
+converter = Converter(config, str(root), download_resources=False)
+converter.convert_to_json_min(str(root/'kept.json'), str(root/'min'), is_dir=False)
+converter.convert_to_csv(str(root/'kept.json'), str(root/'csv'), is_dir=False)
+print(len(tasks))
+'''
+    assert run(label_studio, code, tmp_path) == str(len(SAID))
+    for path in (tmp_path/'tasks.json', tmp_path/'kept.json', tmp_path/'min/result.json', tmp_path/'csv/result.csv'): assert back(path, folder) == SAID, path

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from .elan import one_video, segments_of
+from .elan import media_path, one_video, segments_of
 from .meaning import read_label
 from .source import Said, Source, Stretch, lay_on
 from .tables import blank, columns_of
@@ -31,18 +31,20 @@ def pair_states(
         if source.names.is_left_out(behavior): continue
         key = video, behavior, modifier
         if status == 'POINT':
-            source.leave_out(f"'{behavior}' at {time_s:g} s is a point, which has no length")
+            yield Stretch(video, read_label(source.names, behavior, _modifier(modifier), source.path), time_s, time_s)
             continue
         if (status == 'START') == (key in running) and status:
             raise VQAError(f"'{behavior}' {'starts' if status == 'START' else 'stops'} twice at {time_s:g} s",
                            source.path, remedy='Mend it in BORIS: Observations, Check state events.')
         if key not in running: running[key] = time_s
         else:
-            yield Stretch(video, read_label(source.names, behavior, None if blank(modifier) or modifier == 'None'
-                                            else modifier, source.path), running.pop(key), time_s)
+            yield Stretch(video, read_label(source.names, behavior, _modifier(modifier), source.path),
+                          running.pop(key), time_s)
     for (video, behavior, _), start in running.items():
         raise VQAError(f"'{behavior}' starts at {start:g} s and never stops", source.path,
                        remedy='Mend it in BORIS: Observations, Check state events.')
+
+def _modifier(text:str) -> str|None: return None if blank(text) or text == 'None' else text
 
 # %% ../../../nbs/2_dataset/31_boris.ipynb #a3d4c7ee
 def read_boris(source:Source) -> Iterator[Said]:
@@ -54,6 +56,7 @@ def read_boris(source:Source) -> Iterator[Said]:
     points = {one.get('code') for one in conf.values() if 'point' in str(one.get('type', '')).casefold()}
     stretches = []
     for name, observation in observations.items():
+        media = []
         try:
             media = [path for player in observation['file'].values()
                      for path in player] if isinstance(observation.get('file'), dict) else []
@@ -63,6 +66,7 @@ def read_boris(source:Source) -> Iterator[Said]:
                        if event[2] in points else '') for event in observation['events']]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             source.leave_out(f"the observation '{name}' cannot be read ({error})")
+            source.doubtful_videos |= {*media, name}
             continue
         stretches += pair_states(events, source)
     yield from lay_on(source, stretches)
@@ -71,23 +75,26 @@ def read_boris(source:Source) -> Iterator[Said]:
 def read_boris_table(source:Source, table:Table) -> Iterator[Said]:
     "What BORIS's tabular events say; `VQAError` for labels, columns and times that are not understood"
     roles, events = columns_of(table, source.names, source.path,
-                               ('video', 'label', 'phase', 'time', 'status', 'note', 'source', 'annotator', 'image'))
+                               ('video', 'label', 'phase', 'time', 'status', 'kind', 'note', 'source', 'annotator',
+                                'image'))
+    status = roles.get('status') or roles['kind']
     found = []
     for line, row in table.rows:
         try: time_s = seconds(row[roles['time']])
         except (KeyError, ValueError) as error:
             raise VQAError(f'the line has no time ({error})', source.path, line, 'Export it again.') from None
         found.append((time_s, row.get(roles.get('video', ''), ''), row[roles['label']],
-                      row.get(roles.get('phase', ''), ''), row[roles['status']].upper()))
+                      row.get(roles.get('phase', ''), ''), row[status].upper()))
     yield from lay_on(source, pair_states(found, source))
 
 # %% ../../../nbs/2_dataset/31_boris.ipynb #d791bea9
-def write_boris(records:Iterable[Record], schema:EventSchema, folder:Path, fps:float|None=None) -> bytes:
-    "A BORIS project, format 7.0, with one observation; its video is looked for beside the project"
+def write_boris(records:Iterable[Record], schema:EventSchema, folder:Path, fps:float|None=None,
+                place:Path|None=None) -> bytes:   # `place`: the folder that the project will lie in
+    "A BORIS project, format 7.0, with one observation, and the way from `place` to its video"
     records = list(records)
     video, segments, now = one_video(records, folder), segments_of(records, schema,
                                                                    fps), datetime.now().isoformat(timespec='seconds')
-    file = f'{video}.mp4'
+    file = media_path(records, folder, place)
     phases = {'0': {'name': 'phase', 'description': '', 'type': 0, 'values': list(schema.phases)}}
     behaviors = {str(i): {'type': 'State event', 'key': '', 'code': event, 'description': '', 'category': '',
                           'modifiers': phases, 'excluded': '',

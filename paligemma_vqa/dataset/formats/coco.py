@@ -11,50 +11,79 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .cvat import size_of
-from .meaning import Meaning, add, read_label
+from .meaning import Meaning, add, phase_among, read_answer, read_label
 from .source import Said, Source
 from .text import parse_json
 from ..records import Record
-from ...schema import EventSchema, VQAError
+from ...schema import Annotation, EventSchema, VQAError
 
 # %% ../../../nbs/2_dataset/26_coco.ipynb #b740157f
 def _meaning(source:Source, category:dict, attributes:dict) -> Meaning:
     names, label, parent = source.names, str(category['name']), str(category.get('supercategory') or '')
     if names.is_left_out(label): return None
-    phase = attributes.get('phase')
-    if phase is None:
-        phase = next((value for value in attributes.values() if isinstance(value, str) and names.phase(value)), None)
+    phase = phase_among(names, attributes, label, source.path)
     if phase is None and not names.event(label) and names.event(parent) and names.phase(label):
         label, phase = parent, label
     return read_label(names, label, phase, source.path)
 
 # %% ../../../nbs/2_dataset/26_coco.ipynb #4be351b8
-def read_coco(source:Source) -> Iterator[Said]:
-    "What a COCO file says, without annotations that cannot be read; `VQAError` for unknown labels"
+def _parts(source:Source) -> tuple[list, list, list]:
+    "Images, categories and annotations; `VQAError` when it is no COCO, or has nothing by which it could say anything"
     content = parse_json(source.text, source.path)
-    try: images, categories, entries = content['images'], content['categories'], content['annotations']
-    except (KeyError, TypeError) as error:
+    try: images, entries, categories = content['images'], content['annotations'], content.get('categories') or []
+    except (KeyError, TypeError, AttributeError) as error:
         raise VQAError(f'not COCO-style: {error} is missing', source.path,
                        remedy='It needs images, categories and annotations.') from None
     if not all(isinstance(part, list) for part in (images, categories, entries)):
         raise VQAError('not COCO-style: images, categories and annotations are not lists', source.path,
                        remedy='Export it again.')
-    by_id, files, found = {}, {}, {}
-    for kind, listed, use in (('category', categories,
-                               lambda one: by_id.update({one['id']: dict(one, name=one['name'])})),
-                              ('image', images, lambda one: files.update({one['id']: str(one['file_name'])}))):
-        for number, one in enumerate(listed, 1):
-            try: use(one)
-            except (KeyError, TypeError, ValueError) as error:
-                source.leave_out(f'{kind} {number} cannot be read ({type(error).__name__}: {error})')
+    if not categories and not any(isinstance(one, dict) and 'caption' in one for one in entries):
+        raise VQAError('there are no categories in it, so it can say nothing about any picture', source.path,
+                       remedy='Export it again, with categories.')
+    return images, categories, entries
+
+_ON_IMAGES = ('tags', 'labels', 'categories', 'category_ids', 'category_id', 'classes')
+
+def _files(source:Source, images:list) -> dict[str, str]:
+    "The file of each image; one that carries labels itself, which COCO does not know, is left out and told"
+    files = {}
+    for number, one in enumerate(images, 1):
+        try: files[str(one['id'])] = str(one['file_name'])
+        except (KeyError, TypeError) as error:
+            source.leave_out(f'image {number} cannot be read ({type(error).__name__}: {error})')
+            continue
+        if own := [key for key in _ON_IMAGES if one.get(key)]:
+            source.doubt(files[str(one['id'])], f"image {one['id']} has {own[0]} of its own, {one[own[0]]}",
+                         remedy='Export them as annotations.')
+    return files
+
+
+# %% ../../../nbs/2_dataset/26_coco.ipynb #68366999
+def read_coco(source:Source) -> Iterator[Said]:
+    "What a COCO file says, without pictures whose annotations cannot be read; `VQAError` for unknown labels"
+    images, categories, entries = _parts(source)
+    files, by_id, found = _files(source, images), {}, {}
+    for number, one in enumerate(categories, 1):
+        try: by_id[str(one['id'])] = dict(one, name=one['name'])
+        except (KeyError, TypeError, ValueError) as error:
+            source.leave_out(f'category {number} cannot be read ({type(error).__name__}: {error})')
     for number, entry in enumerate(entries, 1):
-        try:
-            meaning, image = _meaning(source, by_id[entry['category_id']], entry.get('attributes')
-                                      or {}), files[entry['image_id']]
+        image = str(entry.get('image_id')) if isinstance(entry, dict) else None
+        if image not in files:
+            source.leave_out(f"annotation {number} is about image {image}, which is not listed")
+            continue
+        try: said = _annotation(source, entry, by_id, files[image])
         except (KeyError, TypeError, AttributeError) as error:
-            source.leave_out(f'annotation {number} cannot be read ({type(error).__name__}: {error})')
-        else: found[entry['image_id']] = add(found.get(entry['image_id']), meaning, image, source.path)
+            source.doubt(files[image], f'annotation {number} cannot be read ({type(error).__name__}: {error})')
+            continue
+        for meaning in () if said is None else said.items() or ((),):
+            found[image] = add(found.get(image), meaning, files[image], source.path)
     for image, address in files.items(): yield Said(address, found.get(image), where=f'image {image}')
+
+def _annotation(source:Source, entry:dict, by_id:dict, image:str) -> Annotation|None:
+    "What one annotation says: by its category, or written out as a caption"
+    if 'category_id' not in entry and 'caption' in entry: return read_answer(source.names, entry['caption'], source.path)
+    return add(None, _meaning(source, by_id[str(entry['category_id'])], entry.get('attributes') or {}), image)
 
 # %% ../../../nbs/2_dataset/26_coco.ipynb #acecc41a
 def write_coco(records:Iterable[Record], schema:EventSchema, folder:Path) -> bytes:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from .meaning import Meaning, add, read_label
+from .meaning import Meaning, add, phase_among, read_label
 from .source import Said, Source, Stretch, lay_on, video_meant
 from .text import whole
 from ..records import Record
@@ -37,8 +37,7 @@ _SHAPES = {'tag', 'box', 'polygon', 'polyline', 'points', 'cuboid', 'ellipse', '
 def _meaning(source:Source, attributes:dict[str, str], label:str) -> Meaning:
     "A label with the attribute that is its phase, whatever that is called"
     if source.names.is_left_out(label): return None
-    phase = attributes.get('phase') or next((value for value in attributes.values() if source.names.phase(value)), None)
-    return read_label(source.names, label, phase, source.path)
+    return read_label(source.names, label, phase_among(source.names, attributes, label, source.path), source.path)
 
 def _attributes(element:ElementTree.Element) -> dict[str, str]:
     return {attribute.get('name', ''): (attribute.text or '').strip() for attribute in element.findall('attribute')}
@@ -68,6 +67,9 @@ def read_cvat(source:Source) -> Iterator[Said]:
     for image in root.iter('image'):
         try: yield _from_image(source, image)
         except ValueError as error: source.leave_out(f"image {image.get('id')} cannot be read ({error})")
+    if strange := {child.tag for child in root} - {'version', 'meta', 'image', 'track'}:
+        raise VQAError(f"<{'>, <'.join(sorted(strange))}> beside images and tracks is not understood", source.path,
+                       remedy='Export as "CVAT for images 1.1", which has tags of frames too.')
     tracks = root.findall('track')
     if not tracks: return
     video = next((text for text in (root.findtext('.//source'), root.findtext('.//task/name')) if text), '')
@@ -80,7 +82,7 @@ def read_cvat(source:Source) -> Iterator[Said]:
     stretches, video = [], video_meant(source, video)
     for track in tracks:
         try: stretches += _from_track(source, track, video, first, step)
-        except ValueError as error: source.leave_out(f"track {track.get('id')} cannot be read ({error})")
+        except ValueError as error: source.doubt_video(video, f"track {track.get('id')} cannot be read ({error})")
     yield from lay_on(source, stretches)
 
 # %% ../../../nbs/2_dataset/25_cvat.ipynb #3556069a

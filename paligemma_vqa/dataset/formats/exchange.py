@@ -158,6 +158,7 @@ def _collect(source:Source, format:str, empty:str) -> Imported:
     folder = Path(source.finder.pictures.folder)
     question, answer_format = _task_of(folder, source.names.schema)
     found, missing = by_picture(READERS[format](source), source, empty)
+    for item in source.items_in_doubt(): found.pop(item, None)
     result = Imported([], missing, problems=source.problems, notes=source.notes)
     for item in sorted(found, key=source.finder.pictures.order):
         said = settle(found[item], source)
@@ -196,7 +197,8 @@ def import_labels(
     if empty not in ('nothing', 'skip'): raise VQAError(f"empty is '{empty}'", remedy="Use 'nothing' or 'skip'.")
     if existing not in ('keep', 'replace', 'join'):
         raise VQAError(f"existing is '{existing}'", remedy="Use 'keep', 'replace' or 'join'.")
-    format = SAME.get(format, format) or guess_format(path, Source(path, None, None, encoding=encoding).text)
+    format = SAME.get(format, format) if format != 'imagefolder' else None   # a table, JSON lines or Parquet
+    format = format or guess_format(path, encoding=encoding)
     if format not in READERS:
         raise VQAError(f"no format '{format}'", remedy=f"There is {', '.join((*READERS, *SAME))}.")
     def source(schema): return Source(path, Names(schema, mapping), Finder(folder, inside), video, fps, encoding)
@@ -248,7 +250,8 @@ def export_labels(
     "Write a dataset's labels for another tool; `VQAError` when there are none, or the format cannot hold them"
     path, folder, schema = Path(path), Path(folder), schema or load_schema(folder)
     format = format or SUFFIXES.get(path.suffix.lower())
-    if format not in WRITERS:
+    if format == 'imagefolder' and path.suffix.lower() == '.jsonl': format = 'imagefolder-lines'
+    if format not in WRITERS or path.suffix.lower() == '.parquet':
         raise VQAError(f"no format '{format or path.suffix}'", remedy=f"There is {', '.join(WRITERS)}.")
     everything = read_records(folder, schema)
     records = [record for record in everything if video is None or record.video == video]
@@ -260,7 +263,8 @@ def export_labels(
     records = _to_write(records, format, schema, tell)
     if fps is not None and 'fps' not in inspect.signature(WRITERS[format]).parameters:
         raise VQAError(f'a rate means nothing for {format}', remedy='Leave fps out.')
-    options = dict(fps=fps) if fps is not None or 'fps' in inspect.signature(WRITERS[format]).parameters else {}
+    takes = inspect.signature(WRITERS[format]).parameters
+    options = {key: value for key, value in dict(fps=fps, place=path.parent).items() if key in takes}
     write_atomically(path, [WRITERS[format](records, schema, folder, **options)])
     if format == 'label-studio':
         config = path.with_suffix('.config.xml')

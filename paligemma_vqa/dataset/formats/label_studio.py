@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .meaning import Meaning, add, loosely, read_label
+from .meaning import Meaning, add, loosely, read_answer, read_label
 from .source import Said, Source, Stretch, lay_on, moment
 from .text import parse_json, parse_table
 from ..records import Record
@@ -21,13 +21,19 @@ from ...schema import EventSchema, VQAError
 _LABELS = ('choices', 'labels', 'timelinelabels', 'rectanglelabels', 'polygonlabels', 'brushlabels', 'keypointlabels',
            'ellipselabels', 'vectorlabels',
            'hypertextlabels', 'taxonomy', 'videorectangle')
+_NUMBERS = ('rating', 'number')
 _GEOMETRY = ('x', 'y', 'width', 'height', 'points', 'start', 'end')
 
 def _labels(value:dict) -> list:
     "The labels, or paths of a taxonomy, in the value of a result"
-    found = next((value[kind] for kind in _LABELS if value.get(kind) is not None), None)
+    found = next((value[kind] for kind in (*_LABELS, *_NUMBERS) if value.get(kind) is not None), None)
     if found is None: raise LookupError
-    return found if isinstance(found, list) else [found]
+    return _without_parents(found) if isinstance(found, list) else [found]
+
+def _without_parents(paths:list) -> list:
+    "Paths of a taxonomy, without those that only lead to another"
+    return [path for path in paths if not (isinstance(path, list) and any(
+        isinstance(other, list) and len(other) > len(path) and other[:len(path)] == path for other in paths))]
 
 def _ranges(value:dict) -> list[tuple[float, float]]:
     "From which frame to which, both included and counted from 0, in a timeline or a track of boxes"
@@ -46,25 +52,36 @@ _PHASE_CONTROLS = ('phase', 'phases', 'stage', 'state', '阶段')
 
 def _meaning(names, control:str, label, path) -> Meaning:
     if isinstance(label, list):   # a path in a taxonomy
+        if names.event(control): return read_label(names, control, label[-1], path)
         *_, event, phase = [None, *label] if len(label) < 2 else label
         return read_label(names, phase if event is None else event, None if event is None else phase, path)
     if isinstance(label, (dict, type(None))): raise ValueError(f"'{label}' is not a label")
     if names.event(control) or f'{control}/{label}' in names.mapping: return read_label(names, control, label, path)
     return read_label(names, label, None, path)
 
-def _says_phase(names, control:str) -> bool: return control.casefold() in _PHASE_CONTROLS and not names.event(control)
+def _says_phase(names, control:str, labels:list) -> bool:
+    "Whether a control asks for a phase: by its name, or since all that it says are phases"
+    if names.event(control): return False
+    return control.casefold() in _PHASE_CONTROLS or bool(labels) and all(
+        not isinstance(label, (list, dict)) and names.phase(str(label)) and not names.event(str(label))
+        for label in labels)
 
+
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #57e9495e
 def _said_by(names, results:list[tuple], path) -> list[tuple[Meaning, list]]:
-    "Meaning and ranges of results, each `(control, labels, region, ranges)`"
-    phases, found = {}, []
+    "Meaning and ranges of results, each `(control, labels, region, ranges)`; `VQAError` for what is not understood"
+    phases, bare, told, found = {}, set(), set(), []
     for control, labels, region, _ in results:
-        if _says_phase(names, control): phases.setdefault(region, []).extend(labels)
+        if _says_phase(names, control, labels): phases.setdefault(region, []).extend(labels)
+        elif event := names.event(control): told.add((event, region))
+        else: bare |= {region for label in labels if isinstance(label, str) and names.event(label)}
     for control, labels, region, ranges in results:
-        if _says_phase(names, control) and len(results) > 1: continue
+        if _says_phase(names, control, labels) and region in bare: continue   # said with the event
         for label in labels:
+            event = names.event(label) if isinstance(label, str) and not names.event(control) else None
             beside = phases.get(region, [])
-            if len(beside) == 1 and isinstance(label, str) and names.event(label) and not names.event(control):
-                found.append((read_label(names, label, beside[0], path), ranges))
+            if event and (event, region) in told: continue
+            if event and len(beside) == 1: found.append((read_label(names, label, beside[0], path), ranges))
             else: found.append((_meaning(names, control, label, path), ranges))
     return found
 
@@ -78,10 +95,16 @@ def _results(source:Source, results:list) -> tuple[list[tuple], str]:
         if 'text' in value and result.get('type') == 'textarea':
             notes += value['text'] if isinstance(value['text'], list) else [value['text']]
             continue
-        try: labels = _labels(value)
+        try: labels = _labels(value) if value else []
         except LookupError: raise _not_events(source, control, result.get('type')) from None
+        _check_number(source, control, value, labels)
         found.append((control, labels, _region(result, value), _ranges(value)))
     return found, ' '.join(map(str, notes))
+
+def _check_number(source:Source, control:str, value:dict, labels:list) -> None:
+    if any(kind in value for kind in _NUMBERS) and not any(kind in value for kind in _LABELS):
+        if not (source.names.event(control) or _says_phase(source.names, control, [])):
+            raise _not_events(source, control, 'a number')
 
 def _not_events(source:Source, control:str, kind) -> VQAError:
     return VQAError(f"the control '{control}' ({kind}) says nothing about events", source.path,
@@ -111,37 +134,65 @@ def _from_task(source:Source, task:dict, where:str) -> Iterator[Said|Stretch]:
                         moment(made.get('updated_at') or made.get('created_at')))
 
 def _say(source:Source, address:str, results:list[tuple], extra:dict, where:str, when:float) -> Iterator[Said|Stretch]:
+    if extra.get('note') and not any(labels for _, labels, *_ in results):
+        yield from _say_text(source, address, extra, where, when)
+        return
     annotation = None
     for meaning, ranges in _said_by(source.names, results, source.path):
         for start, end in ranges: yield Stretch(address, meaning, start, end, True, True, extra=tuple(extra.items()))
         if not ranges: annotation = add(annotation, meaning, address, source.path)
     if not any(ranges for *_, ranges in results): yield Said(address, annotation, extra, where, when)
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #e798e832
+def _say_text(source:Source, address:str, extra:dict, where:str, when:float) -> Iterator[Said]:
+    "What a text says that is all there is about a picture; left out when it is no answer"
+    note = extra['note']
+    try: yield Said(address, read_answer(source.names, note, source.path), extra, where, when)
+    except VQAError:
+        source.leave_out(f"{where} holds only a text, '{note[:80]}', which is no answer", remedy='Choose labels for it; '
+                         'or, if it is a comment on a picture without labels, leave its control out with --map.')
+
 # %% ../../../nbs/2_dataset/24_label_studio.ipynb #51e5f371
+_NOTES = ('note', 'notes', 'comment', 'comments')
+_ABOUT = {'source', 'sampling', 'prediction', 'meta', 'frame', 'project', *_NOTES}   # Unless they hold labels
 _BOOKKEEPING = {'id', 'annotator', 'annotation_id', 'created_at', 'updated_at', 'lead_time', 'agreement', 'inner_id',
-                'task_id', 'file_upload', 'project',
-                'image', 'video', 'img', 'frame', 'picture', 'url', 'video_name', 'frame_index', 'time_s', 'meta',
-                'source', 'note', 'comment', 'sampling', 'prediction'}
+                'task_id', 'file_upload', 'image', 'video', 'img', 'picture', 'url', 'video_name', 'frame_index',
+                'time_s', *_ABOUT}
+
+def _is_control(names, key:str, value, address:str) -> bool:
+    "Whether a key of a task is a control that says something"
+    if value in (None, '', [], {}) or value == address or names.is_left_out(key): return False
+    if key not in _BOOKKEEPING or names.event(key): return True
+    return key in _ABOUT - {*_NOTES} and isinstance(value, str) and bool(names._pairs.find(value))
 
 def _from_min_task(source:Source, task:dict, where:str) -> Iterator[Said|Stretch]:
     address, results = _address(task, where), []
     for control, value in task.items():
-        if control in _BOOKKEEPING and not source.names.event(control) or value in (None, '', [],
-                {}) or source.names.is_left_out(control) or value == address:
-            continue
-        for one in value if isinstance(value, list) else [value]:
+        if not _is_control(source.names, control, value, address): continue
+        for one in value if isinstance(value, list) and not isinstance(value[0], list) else [value]:
             if isinstance(one, dict):
                 try: results.append((control, _labels(one), _region(one, one), _ranges(one)))
                 except LookupError: raise _not_events(source, control, ', '.join(map(str, one))) from None
-            else: results.append((control, [one], None, []))
-    extra = {key: str(task[key]) for key in ('annotator', 'created_at', 'note') if task.get(key) not in (None, '')}
+            else: results.append((control, _without_parents(one) if isinstance(one, list) else [one], None, []))
+    extra = {key: str(task[key]) for key in ('annotator', 'created_at') if task.get(key) not in (None, '')}
+    if note := ' '.join(str(task[key]) for key in _NOTES if task.get(key) and not source.names.is_left_out(key)):
+        extra['note'] = note
     try:
         yield from _say(source, address, results, extra, where,
                         moment(task.get('updated_at') or task.get('created_at')))
-    except VQAError as error:
-        shown = {control: labels for control, labels, *_ in results}
-        raise VQAError(f'{error.message} ({where}, whose controls say {json.dumps(shown, ensure_ascii=False)[:200]})',
-                       source.path, error.line, error.remedy) from None
+    except VQAError as error: raise _with_controls(source, error, results, where) from None
+
+
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #e30e269b
+def _with_controls(source:Source, error:VQAError, results:list[tuple], where:str) -> VQAError:
+    "The error, with what the controls say, and which of them could be left out"
+    shown, strange = {control: labels for control, labels, *_ in results}, {}
+    for control, labels, region, ranges in results:
+        try: source.names.event(control) or _said_by(source.names, [(control, labels, region, ranges)], source.path)
+        except VQAError: strange[control] = None
+    remedy = f' A key that says nothing about events is left out by {json.dumps(strange, ensure_ascii=False)[:300]}.'
+    return VQAError(f'{error.message} ({where}, whose controls say {json.dumps(shown, ensure_ascii=False)[:200]})',
+                    source.path, error.line, f"{error.remedy or ''}{remedy if strange else ''}".strip())
 
 def _cell(text:str):
     "A cell of the CSV export: JSON if it looks like it"

@@ -31,9 +31,8 @@ def read_rows(source:Source, table:Table) -> tuple[bool, dict[str, dict[float, A
     found:dict[str, dict] = {}
     for line, row in table.rows:
         try: place = unit(row[position])
-        except ValueError as error:
-            source.leave_out(str(error), line, 'Correct it.')
-            continue
+        except ValueError as error:   # the picture that it is about is not known
+            raise VQAError(str(error), source.path, line, 'Correct it, or delete the line.') from None
         said = read_event_cells(row, events, source.names, f'{position} {place:g}', source.path, line)
         label, phase = row.get(roles.get('label', ''), ''), row.get(roles.get('phase', ''), '')
         if blank(label): label, phase = (phase, '') if source.names.seen is None else ('operation', phase)

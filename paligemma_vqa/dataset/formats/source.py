@@ -49,10 +49,11 @@ class Finder:
             raise VQAError(f"there are no pictures{f' in {inside}' if inside else ''}", folder,
                            remedy='Copy them to images/, or cut a video: '
                                           'paligemma-vqa frames VIDEO --output ' + str(folder) + '.')
-        self._known, self._by_name, self._by_stored = set(self.items), {}, {}
+        self._known, self._by_name, self._by_stored, self._by_stem = set(self.items), {}, {}, {}
         for item in self.items:
             name = PurePosixPath(item).name
             self._by_name.setdefault(name, []).append(item)
+            self._by_stem.setdefault(PurePosixPath(name).stem, []).append(item)
             self._by_stored.setdefault(stored_name(name), []).append(item)
 
     def find(self, address:str) -> str|None:
@@ -63,6 +64,7 @@ class Finder:
             if known in self._known: return known
         name = PurePosixPath(path).name
         found = self._by_name.get(name) or self._by_stored.get(stored_name(name), ())
+        if not found and not PurePosixPath(name).suffix: found = self._by_stem.get(name, ())
         if len(found) > 1: found = _deepest(found, path)
         if len(found) > 1:
             raise VQAError(f"'{address}' can be {' or '.join(found[:3])}",
@@ -122,6 +124,8 @@ class Source:
     encoding: str|None = None
     notes: list[str] = field(default_factory=list)           # What was guessed, for the user
     problems: list[VQAError] = field(default_factory=list)   # What was left out
+    doubtful: set[str] = field(default_factory=set)          # Pictures about which something is not clear
+    doubtful_videos: set[str] = field(default_factory=set)
 
     @property
     def text(self) -> str:
@@ -138,6 +142,26 @@ class Source:
     def leave_out(self, what:str, line:int|None=None, remedy:str|None=None) -> None:
         "An entry that cannot be used is told, and the rest goes on"
         self.problems.append(VQAError(f'{what}; left out', self.path, line, remedy))
+
+    def doubt(self, picture:str, what:str, line:int|None=None, remedy:str|None=None) -> None:
+        "Something about a picture cannot be used: it is told, and the rest about this one does not count"
+        self.doubtful.add(picture)
+        self.leave_out(what, line, remedy)
+
+    def doubt_video(self, video:str, what:str) -> None:
+        "The same for all pictures of a video"
+        self.doubtful_videos.add(video)
+        self.leave_out(what)
+
+    def items_in_doubt(self) -> set[str]:
+        "The pictures whose labels would not be whole"
+        found = set()
+        for about in self.doubtful:
+            try: found.add(self.finder.find(about))
+            except VQAError: pass   # told where it is read
+        for video in self.doubtful_videos:
+            if find_video(self.finder, video): found |= {item for item, *_ in frames_of(self.finder, video)}
+        return found - {None}
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #782aadfa
 def moment(text) -> float:
@@ -215,8 +239,13 @@ def _cover(source:Source, video:str, frames:list, stretches:list[Stretch], extra
                            'says how frames count.')
         source.leave_out(what)
     if points := [stretch for stretch in stretches if stretch.start == stretch.end and not stretch.end_included]:
-        source.leave_out(f"{len(points)} intervals of '{video}' have no length")
-    for (item, *_), place in zip(frames, places): yield Said(item, _at(stretches, place, item, source.path), extra)
+        what = f"{len(points)} intervals of '{video}' have no length, the first at {unit}{points[0].start:g}"
+        if len(points) == len(stretches):
+            raise VQAError(what, source.path, points[0].line, 'Write when they end; --map leaves a label out.')
+        source.leave_out(what)
+    near = {min(range(len(places)), key=lambda i: abs(places[i] - point.start)) for point in points}   # unclear
+    for i, ((item, *_), place) in enumerate(zip(frames, places)):
+        if i not in near: yield Said(item, _at(stretches, place, item, source.path), extra)
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #015aeae2
 def _place(source:Source, video:str, frame:tuple, in_frames:bool) -> float:

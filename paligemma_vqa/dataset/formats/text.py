@@ -157,10 +157,11 @@ def _table(header:list[str], lines:list[tuple[int, list[str]]], path) -> Table:
         if len(cells) < len(header) or any(extra):
             broken.append(VQAError(f'{len(cells)} cells under {len(header)} columns', path, number,
                                    'Mend the row, or quote a cell with a separator in it.'))
+            broken[-1].cells = cells
         else: rows.append((number, cells))
     for i, name in enumerate(header):
-        if not name and [cells[i] for _, cells in rows] == [str(n) for n in range(len(rows))]:
-            continue   # the index of pandas
+        if not name and i == 0 and all(cells[0].isdecimal() for _, cells in rows) \
+                and len({cells[0] for _, cells in rows}) == len(rows): continue   # the index of pandas
         if not name and any(cells[i] for _, cells in rows):
             raise VQAError(f'column {i + 1} has no name', path, 1, 'Name it in the first line.')
         if name and (twice := [j + 1 for j, other in enumerate(header) if words(other) == words(name)
