@@ -131,40 +131,30 @@ class _Spelled:
         return codes
 
 # %% ../../nbs/4_answer/01_automaton.ipynb #99547ec1
-class _Readable(_Spelled):
-    "Beginnings of answers read, in every way there is"
-    def readings(self, tokens:Iterable[int]) -> list[tuple]:
-        """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
-        many of its tokens are there)`"""
-        tokens, found = tuple(tokens), []
-        def read(decided, at, codes):
-            for length in self._lengths[decided]:
-                a = self._by_tokens[decided].get(tokens[at:at + length])
-                if a is None or at + length > len(tokens): continue
-                if a.target is None: found.append((codes + a.codes, None, 0))
-                else: read(a.target, at + length, codes + a.codes)
-            rest = tokens[at:]
-            found.extend((codes, a, len(rest)) for a in self.alternatives[decided] if len(a.tokens) > len(rest)
-                         and a.tokens[:len(rest)] == rest)
-        read(0, 0, ())
-        return found
+def _readings(spelled:_Spelled, tokens:Iterable[int]) -> list[tuple]:
+    """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
+    many of its tokens are there)`"""
+    tokens, found = tuple(tokens), []
+    def read(decided, at, codes):
+        for length in spelled._lengths[decided]:
+            a = spelled._by_tokens[decided].get(tokens[at:at + length])
+            if a is None or at + length > len(tokens): continue
+            if a.target is None: found.append((codes + a.codes, None, 0))
+            else: read(a.target, at + length, codes + a.codes)
+        rest = tokens[at:]
+        found.extend((codes, a, len(rest)) for a in spelled.alternatives[decided]
+                     if len(a.tokens) > len(rest) and a.tokens[:len(rest)] == rest)
+    read(0, 0, ())
+    return found
 
 # %% ../../nbs/4_answer/01_automaton.ipynb #93691da1
-class _States(_Readable):
+class _States:
     "The subset construction: a state is made when somebody asks for it"
     start, end = 0, 1   # states are small integers
 
-    def __init__(self,
-        schema:EventSchema,
-        tokenizer,                      # A Hugging Face tokenizer
-        answer_format:str|None=None,    # One of the schema's; None for its first
-        enumerate_up_to:int=20_000,     # How many answers to list at most if the tokenizer cannot be cut into pieces
-    ):
-        super().__init__(schema, tokenizer, answer_format, enumerate_up_to)
-        # every token an answer can hold
-        self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})
-        self._configurations, self._transitions, self._forced = [], [], {}
-        self._numbers = {}
+    def __init__(self, alternatives:dict[int, list[Alternative]]):
+        self.alternatives = alternatives
+        self._configurations, self._transitions, self._forced, self._numbers = [], [], {}, {}
         self._state(self._open(0)); self._state(frozenset())
 
     def _open(self, decided): return frozenset((decided, i, 0) for i in range(len(self.alternatives[decided])))
@@ -177,8 +167,8 @@ class _States(_Readable):
 
     def configurations(self, state:int) -> list[tuple[int, Alternative, int]]:
         "What is still possible: `(events decided before, alternative, how many of its tokens are written)`"
-        return [(decided, self.alternatives[decided][i], written) for decided, i,
-                written in self._configurations[state]]
+        return [(decided, self.alternatives[decided][i], written)
+                for decided, i, written in self._configurations[state]]
 
     def next(self, state:int) -> dict[int, int]:
         "The tokens that may follow `state`, in ascending order, each with the state it leads to"
@@ -203,8 +193,24 @@ class _States(_Readable):
         return self._forced[state]
 
 # %% ../../nbs/4_answer/01_automaton.ipynb #0ccc1598
-class AnswerAutomaton(_States):
+class AnswerAutomaton(_Spelled, _States):
     "Accepts exactly the tokens of `schema.render(annotation)` for every annotation, followed by the end of sequence"
+    def __init__(self,
+        schema:EventSchema,
+        tokenizer,                      # A Hugging Face tokenizer
+        answer_format:str|None=None,    # One of the schema's; None for its first
+        enumerate_up_to:int=20_000,     # How many answers to list at most if the tokenizer cannot be cut into pieces
+    ):
+        _Spelled.__init__(self, schema, tokenizer, answer_format, enumerate_up_to)
+        _States.__init__(self, self.alternatives)
+        # every token an answer can hold
+        self.candidates = sorted({t for some in self.alternatives.values() for a in some for t in a.tokens})
+
+    def readings(self, tokens:Iterable[int]) -> list[tuple]:
+        """How the beginning of an answer may be read: `(codes of the finished items, what is being written, how
+        many of its tokens are there)`"""
+        return _readings(self, tokens)
+
     def walk(self, tokens:Iterable[int], state:int=0) -> int|None:
         "The state after `tokens`, or None when no valid answer begins with them"
         for token in tokens:
@@ -218,8 +224,8 @@ class AnswerAutomaton(_States):
 
     def possible(self, state:int) -> list[tuple[str, str]|None]:
         "The items that may be the one being written: `(event, phase)`, or None for the end of the answer"
-        found = {(None if a.target is None else (decided + len(a.codes) - 1, a.codes[-1] - 1)) for decided, a,
-                 _ in self.configurations(state)}
+        found = {(None if a.target is None else (decided + len(a.codes) - 1, a.codes[-1] - 1)) 
+                 for decided, a, _ in self.configurations(state)}
         names = [(self.schema.events[e], self.schema.phases[p]) for e, p in sorted(f for f in found if f)]
         return names + [None] * (None in found)
 
