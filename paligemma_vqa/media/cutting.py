@@ -23,8 +23,9 @@ from ..schema import VQAError
 def _plays_as_it_is(container, stream, source) -> bool:
     context = stream.codec_context
     if context.name != 'h264' or context.pix_fmt not in ('yuv420p', 'yuvj420p'): return False
-    if container.format.name in RESTARTS or pixel_aspect(stream) != 1: return False
-    return not video_info(source).rotation
+    if container.format.name in RESTARTS or pixel_aspect(stream) != 1 or context.field_order > 1: return False
+    info = video_info(source)
+    return not info.rotation and not info.is_mirrored
 
 def exact_packets(
     source:str|Path,

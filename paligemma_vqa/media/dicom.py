@@ -53,14 +53,32 @@ def _stream_of(dataset, path:Path) -> io.BytesIO:
     except (AttributeError, ValueError) as error:
         raise VQAError(f'the video inside is damaged ({error})', path, remedy='Export it again.') from None
 
-def _to_rgb(pixels:np.ndarray, path:Path) -> np.ndarray:
-    "uint8 [H, W, 3]; more than 8 bits are scaled by the largest value that the type has"
-    if pixels.dtype != np.uint8:
-        if pixels.dtype.kind != 'u':
-            raise VQAError('its pictures have signed or broken numbers, whose range is not known', path,
-                           remedy='Export it as .mp4.')
-        pixels = (pixels >> 8 * pixels.dtype.itemsize - 8).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels[..., :3])
+
+# %% ../../nbs/0_ground/10_dicom.ipynb #7024b078
+def _levels(pixels:np.ndarray, dataset) -> np.ndarray:
+    "[H, W], 0 to 255, of a picture without colours, as its header says that it is to be seen"
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    is_signed, bits = bool(dataset.get('PixelRepresentation')), int(dataset.BitsStored)
+    ends = np.array([-2 ** (bits - 1), 2 ** (bits - 1) - 1] if is_signed else [0, 2 ** bits - 1], pixels.dtype)
+    ends, shown = (np.asarray(apply_modality_lut(values, dataset), float) for values in (ends, pixels))
+    # a look-up table of its own tells how bright, a window only which part of the range
+    if 'VOILUTSequence' in dataset: shown, ends = apply_voi_lut(shown.astype(pixels.dtype), dataset), None
+    elif dataset.get('WindowWidth') not in (None, ''): shown = apply_voi_lut(shown, dataset, prefer_lut=False)
+    low, high = (shown.min(), shown.max()) if ends is None else sorted(ends)
+    levels = np.clip((shown - low) / max(high - low, 1e-9), 0, 1) * 255
+    return 255 - levels if dataset.PhotometricInterpretation == 'MONOCHROME1' else levels
+
+def _to_rgb(pixels:np.ndarray, dataset, path:Path) -> np.ndarray:
+    "uint8 [H, W, 3]; `VQAError` for numbers that are no picture"
+    from pydicom.pixels import apply_color_lut
+    if pixels.dtype.kind not in 'iu':
+        raise VQAError('its pictures have broken numbers, whose range is not known', path, remedy='Export it as .mp4.')
+    if dataset.PhotometricInterpretation == 'PALETTE COLOR':
+        pixels = apply_color_lut(pixels, dataset)
+        pixels = pixels >> 8 * (pixels.dtype.itemsize - 1)
+    elif pixels.ndim == 2: pixels = np.repeat(np.round(_levels(pixels, dataset))[..., None], 3, 2)
+    else: pixels = pixels >> int(dataset.BitsStored) - 8
+    return np.ascontiguousarray(pixels[..., :3].astype(np.uint8))
 
 # %% ../../nbs/0_ground/10_dicom.ipynb #c8882e55
 def _pictures_of(dataset, path:Path) -> io.BytesIO:
@@ -69,13 +87,13 @@ def _pictures_of(dataset, path:Path) -> io.BytesIO:
     try:
         with av.open(file, 'w', format='matroska') as output:
             for pixels in iter_pixels(dataset):
-                image = _to_rgb(pixels, path)
+                image = _to_rgb(pixels, dataset, path)
                 if stream is None:
                     stream = output.add_stream('ffv1', rate=rate)
                     stream.height, stream.width, stream.pix_fmt = *image.shape[:2], 'bgr0'
                 output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')))
             if stream is not None: output.mux(stream.encode())
-    except (AttributeError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (AttributeError, KeyError, ValueError, NotImplementedError, RuntimeError) as error:
         raise VQAError(f'its pictures cannot be read ({str(error).splitlines()[0]})', path,
                        remedy='Export it as .mp4.') from None
     file.seek(0)

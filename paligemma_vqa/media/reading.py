@@ -15,7 +15,7 @@ from pathlib import Path
 import av, cv2
 import numpy as np
 
-from .decoding import Frame, Grid, Loss, pictures, upright
+from .decoding import Frame, Grid, Loss, is_mirrored, pictures, upright
 from .dicom import is_dicom, open_dicom
 from .folders import list_videos, picture_frames
 from .images import PICTURE_SUFFIXES
@@ -123,14 +123,15 @@ def video_info(
     with open_source(path) as container:
         stream = choose_track(container, track, masked(str(path)))
         clock = clock_of(container, stream, partial(_table, path, track), masked(str(path)))
-        try: rotation = next(container.decode(stream)).rotation % 360
-        except (StopIteration, av.FFmpegError): rotation = 0
+        try: first = next(container.decode(stream))
+        except (StopIteration, av.FFmpegError): first = None
+        rotation = first.rotation % 360 if first else 0
         width, height = square_size(stream.codec_context.width, stream.codec_context.height, pixel_aspect(stream))
         if rotation % 180: width, height = height, width
         tracks = picture_tracks(container)
         return VideoInfo(width, height, clock.fps, clock.end_s, stream.frames or None, stream.codec_context.name,
-                         rotation,
-                         clock.start_s, tracks.index(stream) + 1, len(tracks))
+                         rotation, clock.start_s, tracks.index(stream) + 1, len(tracks),
+                         first is not None and is_mirrored(first))
 
 def read_frames(source:str|Path|int, fps:float|None=None, **options) -> Iterator[Frame]:
     "Frames of `source` at `fps` a second; `options` are those of `VideoReader`"

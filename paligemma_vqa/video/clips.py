@@ -18,6 +18,7 @@ from ..display import timecode
 from ..files import read_table, to_table, write_atomically
 from ..media.cutting import cut
 from ..schema import EventSchema, Segment, VQAError
+from .exports import date_at
 from .numbers import occurrences
 from .privacy import Blanks
 from .review import Doubt, still, templates
@@ -111,7 +112,7 @@ def clip_row(clip:Clip, started_at:datetime|None=None) -> dict:
     row = {name: getattr(clip, name, None) for name in COLUMNS}
     row |= {name: round(row[name], 3) for name in ('start_s', 'end_s', 'from_s', 'to_s')}
     row |= dict(start=timecode(clip.start_s), end=timecode(clip.end_s))
-    if started_at: row['start_at'] = (started_at + timedelta(seconds=clip.start_s)).isoformat(timespec='seconds')
+    if started_at: row['start_at'] = date_at(started_at, clip.start_s)
     return row
 
 # %% ../../nbs/6_watch/20_clips.ipynb #2e9e9c8e
@@ -145,12 +146,21 @@ def read_clips(folder:str|Path) -> list[Clip]:
                           is_doubtful=row['is_doubtful'] == 'True', file=row['file'] or None, how=row['how']))
     return clips
 
+def _began_at(folder:str|Path) -> datetime|None:
+    "When the video began that clips were cut from, where their table says at what time of day they are"
+    table = Path(folder) / 'clips.csv'
+    rows = list(read_table(table.read_text(encoding='utf-8'))) if table.exists() else []
+    if not rows or not rows[0][1].get('start_at'): return None
+    row = rows[0][1]
+    return datetime.fromisoformat(row['start_at']) - timedelta(seconds=float(row['start_s']))
+
 def write_index_of_folders(
     page:str|Path,                  # Above all of the folders
     folders:Mapping[str, Path],     # Per video the folder of its clips
 ) -> Path:
     "Write a page with the clips of several videos"
-    return write_index(page, {name: (folder, read_clips(folder)) for name, folder in folders.items()})
+    began = {name: at for name, folder in folders.items() if (at := _began_at(folder))}
+    return write_index(page, {name: (folder, read_clips(folder)) for name, folder in folders.items()}, began)
 
 # %% ../../nbs/6_watch/20_clips.ipynb #9d2f5ab6
 def write_clips(

@@ -10,6 +10,7 @@ __all__ = ['Outcome', 'result_folders', 'is_finished', 'analyze_one', 'left_out'
 import json, logging, os, time, traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 from ..files import to_table, write_atomically
@@ -104,7 +105,9 @@ def _write_tables(output_dir:Path, outcomes:Sequence[Outcome]) -> None:
         rows += content['segments']
         report = json.loads((folder / 'report.json').read_text(encoding='utf-8'))
         length_s = report['clock']['end_s'] - report['clock']['start_s']
-        videos[outcome.folder] = read_segments(folder / 'segments.json'), length_s
+        began = content.get('started_at')
+        videos[outcome.folder] = (read_segments(folder / 'segments.json'), length_s,
+                                  began and datetime.fromisoformat(began))
         schema = schema or EventSchema(events=content['events'], phases=content['phases'])
     write_atomically(output_dir / 'videos.csv',
                      [to_table([f.name for f in fields(Outcome)], map(asdict, outcomes)).encode()])

@@ -10,6 +10,7 @@ __all__ = ['occurrences', 'time_budget', 'phase_faults', 'order', 'transitions',
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..display import timecode
 from ..evaluation.resampling import mean_interval
 from ..files import to_table, write_atomically
 from ..schema import EventSchema, Segment
+from .exports import date_at
 
 # %% ../../nbs/6_watch/16_numbers.ipynb #e2e6fce2
 def occurrences(
@@ -111,13 +113,22 @@ def numbers(
     segments:Sequence[Segment],   # Of one video
     schema:EventSchema,
     duration_s:float,
+    started_at:datetime|None=None,   # Date and time of the first frame, when it is known
 ) -> dict:
     "All of it for one video, ready for JSON"
     moves = [dict(before=before, after=after, count=count) for (before, after),
              count in transitions(segments).most_common()]
-    return dict(duration=timecode(duration_s), duration_s=round(duration_s, 3),
-                budget=time_budget(segments, schema, duration_s), order=order(segments),
-                faults=phase_faults(segments, schema), together=together(segments, schema), transitions=moves)
+    found = dict(duration=timecode(duration_s), duration_s=round(duration_s, 3),
+                 budget=time_budget(segments, schema, duration_s), order=order(segments),
+                 faults=phase_faults(segments, schema), together=together(segments, schema), transitions=moves)
+    return _dated(found, started_at) if started_at else found
+
+def _dated(found:dict, started_at:datetime) -> dict:
+    "With date and time beside each time on the recording's clock"
+    for row in (*found['budget'], *found['faults']):
+        for name in ('first', 'last', 'time'):
+            if row.get(f'{name}_s') is not None: row[f'{name}_at'] = date_at(started_at, row[f'{name}_s'])
+    return found
 
 def _write_csv(path:Path, rows:Sequence[Mapping], columns:Sequence[str]) -> Path:
     write_atomically(path, [to_table(columns, rows).encode()])
@@ -183,8 +194,8 @@ def all_over_videos(
 # %% ../../nbs/6_watch/16_numbers.ipynb #5059710b
 _TABLES = dict(budget=('event', 'phase', 'count', 'total', 'total_s', 'share', 'mean_s', 'std_s', 'median_s',
                        'shortest_s',
-                       'longest_s', 'pause_mean_s', 'pause_std_s', 'first', 'first_s', 'last', 'last_s'),
-               faults=('event', 'occurrence', 'fault', 'phase', 'from_phase', 'time', 'time_s'),
+                       'longest_s', 'pause_mean_s', 'pause_std_s', 'first', 'first_s', 'last', 'last_s', 'first_at', 'last_at'),
+               faults=('event', 'occurrence', 'fault', 'phase', 'from_phase', 'time', 'time_s', 'time_at'),
                together=('first', 'second', 'both', 'both_s', 'share_of_first', 'share_of_second'),
                transitions=('before', 'after', 'count'))
 _FILES = dict(faults='order')   # the table of what is out of order
@@ -194,9 +205,10 @@ def write_numbers(
     segments:Sequence[Segment],   # Of one video
     schema:EventSchema,
     duration_s:float,             # For how long there are pictures
+    started_at:datetime|None=None,   # As for `numbers`
 ) -> list[Path]:
     "Write them into `folder`; returns the paths"
-    folder, found = Path(folder), numbers(segments, schema, duration_s)
+    folder, found = Path(folder), numbers(segments, schema, duration_s, started_at)
     write_atomically(folder / 'numbers.json', [json.dumps(found, ensure_ascii=False, indent=1).encode()])
     return [folder / 'numbers.json', *(_write_csv(folder / f'{_FILES.get(name, name)}.csv', found[name], columns)
                                        for name, columns in _TABLES.items())]
@@ -204,11 +216,12 @@ def write_numbers(
 # %% ../../nbs/6_watch/16_numbers.ipynb #8f7c49da
 def write_numbers_over_videos(
     folder:str|Path,
-    videos:Mapping[str, tuple[Sequence[Segment], float]],   # Per video its segments and how long it is, in seconds
+    # Per video its segments, how long it is in seconds and, where that is known, when it began
+    videos:Mapping[str, tuple[Sequence[Segment], float]|tuple[Sequence[Segment], float, datetime|None]],
     schema:EventSchema,
 ) -> Path:
     "Write numbers_over_videos.json and its tables, and budget.csv of each video; returns budget_over_videos.csv"
-    folder, found = Path(folder), {name: numbers(of, schema, duration_s) for name, (of, duration_s) in videos.items()}
+    folder, found = Path(folder), {name: numbers(of, schema, *more) for name, (of, *more) in videos.items()}
     tables = all_over_videos(found)
     write_atomically(folder / 'numbers_over_videos.json',
                      [json.dumps(dict(videos=list(found)) | tables, ensure_ascii=False, indent=1).encode()])

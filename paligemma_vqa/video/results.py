@@ -8,7 +8,7 @@ __all__ = ['RULE_COLUMNS', 'STALE', 'write_violations', 'write_results']
 # %% ../../nbs/6_watch/17_results.ipynb #4272a59d
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from ..display import timecode
@@ -16,7 +16,7 @@ from ..files import to_table, write_atomically
 from ..media.cutting import recorded_at
 from ..schema import Segment
 from .clips import clear_clips, plan_clips, write_clips
-from .exports import read_segments, write_segments
+from .exports import date_at, read_segments, write_segments
 from .numbers import write_numbers
 from .privacy import hidden_of
 from .review import Doubt, write_review
@@ -36,7 +36,7 @@ def write_violations(
             for row in to_rows(violations)]
     if started_at:
         for row in rows:
-            row['time_at'] = (started_at + timedelta(seconds=row['time_s'])).isoformat(timespec='milliseconds')
+            row['time_at'] = date_at(started_at, row['time_s'])
     files = {'violations.json': json.dumps(rows, ensure_ascii=False, indent=1),
              'violations.csv': to_table(RULE_COLUMNS, rows)}
     for name, text in files.items(): write_atomically(Path(folder) / name, [text.encode()])
@@ -78,7 +78,7 @@ def write_results(
     violations, hidden = find_violations(rules, result.segments, span.duration_s), hidden_of(result, private)
     started_at = recorded_at(video)
     write_segments(folder, result.segments, schema, str(video), span.duration_s, span.fps, started_at, doubt.is_about)
-    write_numbers(folder, result.segments, schema, span.duration_s - span.start_s)
+    write_numbers(folder, result.segments, schema, span.duration_s - span.start_s, started_at)
     if rules: write_violations(folder, violations, started_at)
     if clips:
         plan = plan_clips(result.segments, clips, span.start_s, span.duration_s, before_s, after_s, doubt)

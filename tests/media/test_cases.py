@@ -107,3 +107,35 @@ def test_what_dicom_needs_is_said_and_the_patient_stays_inside(tmp_path, monkeyp
     import sys
     monkeypatch.setitem(sys.modules, 'pydicom', None)
     with pytest.raises(VQAError, match=r'pip install "paligemma_vqa\[dicom\]"'): video_info(CASES / 'multi_h264.dcm')
+
+
+DICOM = {   # how the numbers of a picture are written -> what has to be seen is the same
+    'MONOCHROME1': lambda gray: (255 - gray, dict(PhotometricInterpretation='MONOCHROME1')),
+    'ten bits': lambda gray: (gray.astype(np.uint16) * 4, dict(BitsAllocated=16, BitsStored=10)),
+    'twelve bits': lambda gray: (gray.astype(np.uint16) * 16, dict(BitsAllocated=16, BitsStored=12)),
+    'sixteen bits': lambda gray: (gray.astype(np.uint16) * 257, dict(BitsAllocated=16, BitsStored=16)),
+    'signed, in a window': lambda gray: (gray.astype(np.int16) * 4 - 512, dict(
+        BitsAllocated=16, BitsStored=12, PixelRepresentation=1, RescaleSlope='1', RescaleIntercept='-512', WindowCenter='-512', WindowWidth='1024')),
+    'palette': lambda gray: ((gray > 100).astype(np.uint8), dict(PhotometricInterpretation='PALETTE COLOR', **{
+        f'{color}PaletteColorLookupTable{part}': value for color in ('Red', 'Green', 'Blue')
+        for part, value in (('Descriptor', [2, 0, 16]), ('Data', np.array([20 * 257, 200 * 257], np.uint16).tobytes()))})),
+}
+
+
+@pytest.mark.parametrize('kind', DICOM)
+def test_numbers_of_a_dicom_picture_mean_what_its_header_says(kind, tmp_path):
+    pydicom = pytest.importorskip('pydicom')
+    gray = np.where(np.indices((4, 24, 32)).sum(0) % 16 < 8, 20, 200).astype(np.uint8)
+    pixels, header = DICOM[kind](gray)
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = pydicom.uid.ExplicitVRLittleEndian, '1.2.840.10008.5.1.4.1.1.77.1.1.1'
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset = pydicom.dataset.FileDataset(tmp_path / 'a.dcm', {}, file_meta=meta, preamble=bytes(128))
+    dataset.NumberOfFrames, dataset.Rows, dataset.Columns = gray.shape
+    for name, value in dict(SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', BitsAllocated=8, BitsStored=8, PixelRepresentation=0, FrameTime=40,
+                            PatientName='Doe^Jane').items(): setattr(dataset, name, value)
+    for name, value in header.items(): setattr(dataset, name, value)
+    dataset.HighBit, dataset.PixelData = dataset.BitsStored - 1, pixels.tobytes()
+    dataset.save_as(tmp_path / 'a.dcm')
+    frames = list(read_frames(tmp_path / 'a.dcm'))
+    assert len(frames) == 4 and all(np.abs(frame.image.astype(int) - gray[frame.index][..., None]).max() <= 2 for frame in frames)

@@ -5,6 +5,7 @@ wrong, a repeated and a missing one are told apart whatever the codec did to it.
 picture that was put in is neither read at its time nor inside a stretch that the reader tells as lost.
 """
 import json
+import struct
 import subprocess
 import sys
 import time
@@ -129,6 +130,14 @@ def bits_flipped(count):
     return spoil
 
 
+def _told_mirrored(path, vf, matrix):
+    "A file whose pictures are stored turned over, and say how they are to be shown"
+    def bits(a, b, c, d): return struct.pack('>9i', a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    content = encode(path, f'-vf {vf} ' + X264).read_bytes()
+    at = content.index(bits(1, 0, 0, 1), content.index(b'tkhd'))
+    path.write_bytes(content[:at] + bits(*matrix) + content[at + 36:])
+
+
 def A(name, encode='', **options): return Animal(name, encode, **options)
 
 
@@ -161,6 +170,14 @@ def _codecs():
     yield A('msmpeg4.avi', '-c:v msmpeg4 -q:v 3')
     yield A('wmv2.wmv', '-c:v wmv2 -q:v 3')
     yield A('wmv1.asf', '-c:v wmv1 -q:v 3', sound=True)
+    # What was written in one order and is shown in another, where the file hardly says so
+    yield A('h264.wmv', X264 + '-f asf', by_ffprobe=False, is_quick=True)
+    yield A('h264.mxf', '-c:v libx264 -preset ultrafast -threads 1 -x264-params bframes=2:keyint=12 -pix_fmt yuv420p', by_ffprobe=False)
+    yield A('raw.m4v', '-c:v mpeg4 -q:v 3 -bf 2 -f m4v', by_ffprobe=False)
+    yield A('open_gop.hevc', '-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=12:pools=1 -pix_fmt yuv420p', by_ffprobe=False)
+    yield A('open_gop.avi', '-c:v libx264 -preset ultrafast -threads 1 -x264-params bframes=2:b-adapt=0:keyint=12:open-gop=1:scenecut=0 -pix_fmt yuv420p', by_ffprobe=False)
+    yield A('mpeg2.avi', MPEG2, by_ffprobe=False)
+    yield A('out_of_avi.mkv', make=remuxed('-c:v mpeg4 -q:v 3 -bf 2', '-fflags', '+genpts', '-i', 'WHOLE', '-c', 'copy', suffix='avi'), times=lambda number: (number + 1) / RATE)
     yield A('flv1.flv', '-c:v flv -q:v 3')
     yield A('h264.flv', X264)
     yield A('mpeg1.mpg', '-c:v mpeg1video -q:v 3 -bf 2 -g 12')
@@ -223,6 +240,17 @@ def _clocks():
     yield A('joined.mpg', make=joined(dict(count=25, arguments=MPEG2), dict(count=25, start=25, arguments=MPEG2)), by_ffprobe=False)
     yield A('joined_short.ts', make=joined(dict(part, count=10), dict(part, count=15, start=10), dict(part, count=25, start=25)), by_ffprobe=False)
     yield A('other_size.ts', make=joined(dict(part, count=25), dict(part, count=25, start=25, size=(480, 360))), by_ffprobe=False)
+    for back_s in (0.5, 1.9, 2.5):   # the second clock begins where the first one already was
+        for suffix, arguments in (('ts', X264), ('mpg', MPEG2)):
+            yield A(f'back{back_s}.{suffix}', by_ffprobe=False, make=joined(
+                dict(count=25, arguments=arguments + '-output_ts_offset 10'), dict(count=25, start=25, arguments=arguments + f'-output_ts_offset {11 - back_s}')))
+    for suffix, arguments in (('ts', X264), ('mpg', MPEG2)):
+        yield A(f'three.{suffix}', by_ffprobe=False, is_quick=suffix == 'mpg', make=joined(*(
+            dict(count=count, start=start, arguments=arguments + f'-output_ts_offset {offset}') for count, start, offset in ((20, 0, 5000), (15, 20, 300), (15, 35, 80000)))))
+    for suffix in ('mp4', 'mkv', 'mov', 'flv'):
+        yield A(f'sound_first.{suffix}', X264 + '-vsync passthrough -c:a aac', sound=True, before='-itsoffset 1', times=lambda number: 1 + number / RATE)
+    yield A('late.mov', X264 + '-output_ts_offset 10', times=late)
+    yield A('late.webm', '-c:v libvpx -deadline realtime -cpu-used 8 -b:v 1M -output_ts_offset 10', times=late)
     yield A('open_gop.mp4', '-c:v libx264 -preset ultrafast -threads 1 -x264-params bframes=2:b-adapt=0:keyint=12:open-gop=1:scenecut=0 -pix_fmt yuv420p')
     yield A('one_key.mp4', '-c:v libx264 -preset ultrafast -threads 1 -x264-params bframes=3:keyint=1000:scenecut=0 -pix_fmt yuv420p')
     yield A('pyramid.mkv', '-c:v libx264 -preset veryfast -threads 1 -x264-params bframes=8:b-adapt=0:b-pyramid=normal:keyint=30 -pix_fmt yuv420p')
@@ -262,6 +290,13 @@ def _shapes():
             whole = encode(folder / '.parts' / f'{path.stem}.mp4', f'-vf {turn} ' + X264)
             _ffmpeg('-i', whole, '-c', 'copy', '-metadata:s:v:0', f'rotate={angle}', path)
         yield A(f'turned{angle}.mp4', make=make, is_quick=angle == 90)
+    for name, vf, matrix in (('mirrored', 'hflip', (-1, 0, 0, 1)), ('upended', 'vflip', (1, 0, 0, -1)), ('transposed', 'transpose=0', (0, 1, 1, 0)),
+                             ('transversed', 'transpose=3', (0, -1, -1, 0))):
+        yield A(f'{name}.mp4', make=lambda path, folder, vf=vf, matrix=matrix: _told_mirrored(path, vf, matrix), is_quick=name == 'mirrored')
+    yield A('wide_pixels.ts', '-vf scale=240:240,setsar=4/3 ' + X264)
+    yield A('wide_pixels.mov', '-vf scale=240:240,setsar=4/3 ' + X264)
+    yield A('lower_first.ts', '-vf setfield=bff -flags +ildct+ilme ' + MPEG2)
+    yield A('ten_bits.mp4', '-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=12:pools=1 -pix_fmt yuv420p10le')
     yield A('wide_pixels.mp4', '-vf scale=240:240,setsar=4/3 ' + X264)
     yield A('tall_pixels.mkv', '-vf scale=320:180,setsar=3/4 ' + X264, size=(320, 240))
     yield A('interlaced.ts', '-vf setfield=tff -flags +ildct+ilme -alternate_scan 1 ' + MPEG2, is_quick=True)
@@ -282,6 +317,10 @@ def _damaged():
     yield A('cut.mkv', X264, spoil=cut(0.6), **hurt)
     yield A('cut.avi', PLAIN, spoil=cut(0.6), **hurt)
     yield A('cut.flv', X264, spoil=cut(0.6), **hurt)
+    yield A('cut.wmv', '-c:v wmv2 -q:v 3', spoil=cut(0.6), **hurt, is_quick=True)
+    yield A('cut.mxf', MPEG2, spoil=cut(0.6), **hurt)
+    yield A('cut.webm', '-c:v libvpx -deadline realtime -cpu-used 8 -b:v 1M', spoil=cut(0.6), **hurt)
+    yield A('cut.mov', X264 + '-movflags faststart', spoil=cut(0.6), **hurt)
     yield A('cut.mp4', X264 + '-movflags faststart', spoil=cut(0.6), **hurt, is_quick=True)
     yield A('cut_fragments.mp4', X264 + '-movflags frag_keyframe+empty_moov', spoil=cut(0.6), times=lambda number: (number + 2) / RATE, knows_its_end=False, **hurt)
     yield A('cut.mpg', MPEG2, spoil=cut(0.6), knows_its_end=False, **hurt)
