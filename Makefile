@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo gpu test test-all lab export docs clean
+.PHONY: demo gpu lowest test test-all lab export docs clean
 
 demo: .venv/ready
 	$(BIN)/paligemma-vqa demo --output runs/demo
@@ -12,6 +12,12 @@ demo: .venv/ready
 GPU ?=
 gpu: .venv/ready
 	HF_HUB_OFFLINE=1 $(BIN)/python -m paligemma_vqa.proof --output runs/gpu $(GPU)
+
+# The proof with the lowest versions that pyproject.toml allows, torch included: gigabytes, in a second environment.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet torch==2.8.0 transformers==5.17.0 peft==0.19.0 accelerate==1.12.0 pillow filelock tqdm lazy-loader
+	HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m paligemma_vqa.proof --device cpu --tiny --output runs/lowest
 
 # The doc tests in the notebooks; imports between rooms; then what a doc test cannot show. At most 12 minutes on two cores.
 test: .venv/ready
@@ -45,4 +51,4 @@ docs: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv runs _docs _proc docs/_build build dist *.egg-info
+	rm -rf .venv .venv-lowest runs _docs _proc docs/_build build dist *.egg-info

@@ -18,6 +18,7 @@ from ..inference.compiled import FixedPasses, warm_up
 from ..inference.greedy import decode
 from ..inference.posterior import posterior
 from ..inference.trees import TreeSession
+from ..model.prompt import where_labels_are
 from .subject import Subject, make_subject
 from ..schema import EventSchema
 
@@ -105,7 +106,7 @@ def batch_to_learn(subject:Subject, pictures:int=2, seed:int=0) -> dict:
     keep = torch.arange(prefix - 1, ids.shape[1] - 1, device=ids.device).expand(pictures, -1)
     return dict(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=kinds,
                 pixel_values=inputs['pixel_values'], labels=ids.masked_fill(kinds == 0, -100),
-                logits_to_keep=keep, shift_labels=answer.contiguous())
+                **where_labels_are(keep, answer.contiguous()))
 
 @torch.no_grad()
 def same_loss(subject:Subject) -> tuple[bool, str]:

@@ -121,6 +121,8 @@ def measure_tuning(
                         share_of_peak=2 * once * pictures / found['seconds'] / peak, loss=found['loss'])
             if on_card: row['largest_batch'] = largest_batch(model, subject, deadline=deadline, **kind)
         except torch.cuda.OutOfMemoryError: row['failed'] = 'out of memory'
+        except (RuntimeError, ValueError, TypeError) as error:     # of one side; the others can still be measured
+            row['failed'] = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:120]}'
         yield row
         del subject, model, batch
         gc.collect()

@@ -18,7 +18,7 @@ from .augment import Augmentation
 from ..media.images import open_image
 from ..model.pixels import preprocess_images, processor_image_size
 from ..schema import VQAError
-from ..model.prompt import format_prompt
+from ..model.prompt import format_prompt, where_labels_are
 
 # %% ../../nbs/3_train/01_collator.ipynb #43b9777f
 @dataclass
@@ -117,7 +117,7 @@ def _pad(encoded, pad_id, is_answered) -> dict:
         labels[i, :len(answer)] = answer
         keep[i, :len(answer)] = torch.arange(prefix, len(tokens)) - 1   # the position before a label predicts it
     batch = dict(input_ids=ids, attention_mask=mask, token_type_ids=kinds)
-    if is_answered: batch |= dict(labels=ids.masked_fill(kinds == 0, -100), logits_to_keep=keep, shift_labels=labels)
+    if is_answered: batch |= dict(labels=ids.masked_fill(kinds == 0, -100), **where_labels_are(keep, labels))
     return batch
 
 def _name(example, i) -> str:

@@ -1,5 +1,5 @@
 """The proof that runs on a card runs on a CPU too, so that nothing is found out there that could have been found here."""
-import json, os, subprocess, sys
+import json, os, subprocess, sys, time
 
 import pytest
 
@@ -11,8 +11,7 @@ def prove(folder, *options):
                           capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('options', [['--no-compile'], []], ids=['eager', 'compiled'])
+@pytest.mark.parametrize('options', [['--no-compile'], pytest.param([], marks=pytest.mark.slow)], ids=['eager', 'compiled'])
 def test_every_step_ends_and_every_check_passes(tmp_path, options):
     done = prove(tmp_path, *options)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -23,6 +22,7 @@ def test_every_step_ends_and_every_check_passes(tmp_path, options):
     ways = {row['way'] for row in found['steps']['speed']['rows'] if row['kind'] == 'speed'}
     assert ('ours, compiled' in ways) == (not options)
     assert all(row['samples_a_second'] > 0 for row in found['steps']['tuning']['rows'])
+    assert 'at most generate' in page
     assert all(row['name'] in page for row in checks) and found['machine']['torch'] in page
 
 
@@ -42,3 +42,13 @@ def test_it_needs_few_packages(tmp_path):
             'for step in ("correct", "speed", "tuning"):\n    print(step, next(step_rows(step, "cpu", "tiny", 1e9, False))["kind"])\n')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout.split() == ['correct', 'check', 'speed', 'device', 'tuning', 'tuning'], done.stderr[-2000:]
+
+
+def test_it_ends_in_the_time_it_is_given(tmp_path):
+    "However slow the machine is: what was found by then is kept, and it is said that time ran out"
+    began = time.monotonic()
+    done = prove(tmp_path, '--no-compile', '--minutes', '0.02')
+    seconds, found = time.monotonic() - began, json.loads((tmp_path / 'gpu.json').read_text())
+    assert done.returncode == 1 and [step['ended'] for step in found['steps'].values()] == ['out of time'] * len(STEPS)
+    assert sum(step['seconds'] for step in found['steps'].values()) < 10 and seconds < 120
+    assert 'out of time' in (tmp_path / 'gpu.md').read_text()
