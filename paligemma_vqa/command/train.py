@@ -6,7 +6,7 @@
 __all__ = ['Text', 'settings_for', 'refuse_twice', 'train', 'merge']
 
 # %% ../../nbs/9_command/08_train.ipynb #121f4fdb
-import sys
+import os, sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -83,7 +83,8 @@ def train(
     if folds is not None: return _train_folds(data, output, settings, folds, resume, from_ or push)
     if push: _open(push)
     result = finetune(data, output, settings, score=_score(data, output), resume=resume, start_from=from_)
-    _tell(result, data or _data_of(output), json_)
+    data = data or _data_of(output)
+    _tell(result, data, _measure(result, data) if result.status != 'interrupted' else None, json_)
     if push and result.status != 'interrupted': _push(result.adapter_dir, push)
     if result.status == 'interrupted':
         raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
@@ -106,6 +107,27 @@ def _push(folder:Path, name:str) -> None:
     from paligemma_vqa.command.push import push_adapter
     print(f'pushed to {push_adapter(folder, name)}', file=sys.stderr)
 
+# %% ../../nbs/9_command/08_train.ipynb #fa30d0d3
+def _measure(result, data:Path) -> str|None:
+    """How the new adapter's videos are best smoothed, measured once on the validation videos; None where nothing tells.
+    That this fails is no reason to lose a training"""
+    import torch
+    from paligemma_vqa.command.over_time import measure_smoothing
+    from paligemma_vqa.inference.predictor import Predictor
+    from paligemma_vqa.model.info import AdapterInfo
+    from paligemma_vqa.training.card import write_model_card
+    from paligemma_vqa.training.runs import read_run
+    if os.environ.get('RANK', '0') != '0': return None       # of several processes one measures
+    try:
+        if AdapterInfo.load(result.adapter_dir).smoothing: return None          # a run that was finished before
+        found = measure_smoothing(Predictor.from_adapter(result.adapter_dir), data)
+    except (VQAError, torch.OutOfMemoryError) as error:
+        print(f'How videos are best smoothed could not be measured ({error}); `paligemma-vqa evaluate` does it.',
+              file=sys.stderr)
+        return None
+    if found: write_model_card(result.adapter_dir, (run := read_run(result.run_dir)).config, run.facts.get('examples'))
+    return found and str(found)
+
 # %% ../../nbs/9_command/08_train.ipynb #d507e0c7
 def _score(data:Path|None, output:Path):
     "Validation by decoded answers, under the schema of the data set"
@@ -119,13 +141,15 @@ def _data_of(output:Path) -> Path:
     if not (run := read_run(output)): raise VQAError('no data set is given', remedy='Add --data DIR.')
     return Path(run.facts.get('data', '.'))
 
-def _tell(result, data:Path, json_:bool) -> None:
+def _tell(result, data:Path, smoothing:str|None, json_:bool) -> None:
     from paligemma_vqa.dataset.splits import read_splits
     from paligemma_vqa.training.progress import MAIN
-    if json_: return say_json({name: value for name, value in vars(result).items() if name != 'history'})
+    if json_: return say_json({name: value for name, value in vars(result).items() if name != 'history'}
+                              | dict(smoothing=smoothing))
     say(f'{result.status} after {result.seconds:.0f} s')
     for name in MAIN:
         if name in result.metrics: say(f'validation {name.replace("_", " ")}: {result.metrics[name]:.3f}')
+    if smoothing: say(f'its videos are smoothed by: {smoothing}')
     say(f'adapter: {result.adapter_dir}')
     if (splits := read_splits(data)) and splits.caution: say(splits.caution)
     if result.status != 'interrupted': say_next('evaluate', '--data', data, '--lora-path', result.adapter_dir)

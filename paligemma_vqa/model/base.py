@@ -174,7 +174,8 @@ def check_processor(
 ) -> None:
     """`VQAError` when the processor makes pictures of another size, or another number of places for them, than the
     model reads"""
-    made, read = processor_image_size(processor), config.vision_config.image_size
+    try: made, read = processor_image_size(processor), config.vision_config.image_size
+    except VQAError as error: raise VQAError(error.message, folder, remedy=error.remedy) from None
     if made != read:
         raise VQAError(f'the processor makes pictures of {made} pixels a side, and the model reads {read}', folder,
                        remedy='Copy preprocessor_config.json (or processor_config.json) of the same checkpoint.')

@@ -6,11 +6,12 @@
 __all__ = ['INFO_FILE', 'WEIGHTS', 'versions', 'AdapterInfo', 'is_from_elsewhere', 'adapter_folder', 'describe_base']
 
 # %% ../../nbs/0_ground/26_info.ipynb #173db8d8
-import importlib.metadata, json, re
+import importlib.metadata, json, math, re
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..files import write_atomically
 from .base import base_fingerprint, has_soft_capping
 from .task import Task
 from ..schema import ANSWER_PREFIX, EventSchema, VQAError
@@ -57,9 +58,11 @@ class AdapterInfo:
         return {f.name: getattr(self, f.name) for f in fields(self)} | dict(schema=self.schema.to_dict())
 
     def save(self, folder:str|Path) -> None:
-        "As `paligemma_vqa.json` in `folder`"
-        (Path(folder) / INFO_FILE).write_text(json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + '\n',
-                                              encoding='utf-8')
+        "As `paligemma_vqa.json` in `folder`, whole or not at all; a metric that is no number is left out"
+        metrics = {name: value for name, value in self.metrics.items()
+                   if not isinstance(value, float) or math.isfinite(value)}
+        text = json.dumps(self.to_dict() | dict(metrics=metrics), ensure_ascii=False, indent=2, allow_nan=False)
+        write_atomically(Path(folder) / INFO_FILE, [text.encode() + b'\n'])
 
     @classmethod
     def load(cls, folder:str|Path) -> 'AdapterInfo':
@@ -107,18 +110,29 @@ def _step(folder:Path) -> int:
     return int(number) if number.isdigit() else -1
 
 # %% ../../nbs/0_ground/26_info.ipynb #f1654c57
+_KINDS = dict(base_model=str, base_fingerprint=str, image_size=int, soft_capping=bool, question=str, answer_format=str,
+              prompt_prefix=str, mode=str, dataset_fingerprint=str, metrics=dict, told=list, smoothing=dict)
+
+def _finite(text:str) -> float:
+    if not math.isfinite(number := float(text)): raise ValueError(f'{text} is not a number')
+    return number
+
 def _read_info(folder:Path, cls) -> AdapterInfo:
     path = folder / INFO_FILE
-    try: values = json.loads(path.read_text(encoding='utf-8'))
+    try: values = json.loads(path.read_text(encoding='utf-8'), parse_constant=_finite, parse_float=_finite)
     except FileNotFoundError: raise _no_info(folder) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VQAError(f'not JSON ({error})', path) from None
-    known = {f.name for f in fields(cls)}
+    except ValueError as error:      # of JSON, of UTF-8, or ours
+        raise VQAError(f'not JSON ({error})', path, remedy='Copy the adapter again.') from None
     try:
-        return cls(**{k: v for k, v in values.items() if k in known}
-                   | dict(schema=EventSchema.from_dict(values['schema'])))
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        if wrong := [name for name, kind in _KINDS.items() if not isinstance(known.get(name, kind()), kind)]:
+            raise VQAError(f"'{wrong[0]}' is {known[wrong[0]]!r:.40}", remedy='Copy the adapter again.')
+        info = cls(**known | dict(schema=EventSchema.from_dict(values['schema'])))
+        info.task        # an answer format that the schema has not, an empty question
+    except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise VQAError(f'a key is missing ({error})', path) from None
+        raise VQAError(f'a key is missing ({error})', path, remedy='Copy the adapter again.') from None
+    return info
 
 def _no_info(folder:Path) -> VQAError:
     "What to do with a folder that does not say what it is"

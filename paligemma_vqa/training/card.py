@@ -75,6 +75,9 @@ def model_card_text(
         rows = ([metric, f'{value:.3f}'] for metric, value in info.metrics.items() if isinstance(value, (int, float)))
         parts += ['## Figures', 'On the validation split, which also chose the epoch. Test figures come from '
                                 '`paligemma-vqa evaluate`.', table(['metric', 'value'], rows)]
+    if info.smoothing:
+        parts += [f"Answers about a video are smoothed by {escaped(info.smoothing['name'])}: "
+                  f"{escaped(info.smoothing['reason'])}."]
     if info.told: parts += ['## History', '\n'.join(f'- {escaped(sentence)}' for sentence in info.told)]
     if config:
         parts += ['## Settings', table(['setting', 'value'], ([key, getattr(config, key)] for key in _SETTINGS))]

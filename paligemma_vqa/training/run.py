@@ -30,14 +30,15 @@ from .features import FeatureCache
 from .augment import Augmentation
 from .card import write_model_card
 from ..model.adapter import add_adapter, describe_trainable, save_adapter
-from ..model.base import load_base
+from ..model.base import base_fingerprint, load_base
 from ..model.continued import adapter_settings, continue_adapter
 from ..model.info import AdapterInfo, describe_base, versions
 from ..model.task import TaskSurvey, survey_task
 from ..files import check_place
 from ..model.weights import saving
 from .progress import LiveProgress, StopOnSignal, draw_history, tell
-from .runs import CONFIG_FILE, FINISHED, Run, go_on_with, open_run, same_data, write_facts
+from .runs import (CONFIG_FILE, FINISHED, Run, go_on_with, open_run, same_base, same_data,
+                                         write_facts)
 from .trainer import CarryLoss, KeepBest, RepeatableAugmentation, Score, VQATrainer
 from ..schema import EventSchema, VQAError
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
@@ -123,9 +124,10 @@ def _load(config:TrainingConfig, arguments:TrainingArguments, start_from:Path|No
     return model, processor
 
 # %% ../../nbs/3_train/09_run.ipynb #ae9716b0
-def _history(old:AdapterInfo|None, schema:EventSchema, changed:dict, run:Run|None) -> list[str]:
-    "Sentences for the card: what this adapter goes on from"
-    told = list(run.facts.get('told', ())) if run else []
+def _history(old:AdapterInfo|None, data:_Data, changed:dict, run:Run|None) -> list[str]:
+    "Sentences for the card: what this adapter goes on from, and what is odd about its data"
+    schema, told = data.schema, list(run.facts.get('told', ())) if run else []
+    told += [told_of for remark in data.survey.remarks if (told_of := f'In the data set {remark}.') not in told]
     if old is not None:
         added = [event for event in schema.events if event not in old.schema.events]
         gone = [event for event in old.schema.events if event not in schema.events]
@@ -231,7 +233,7 @@ def _close_run(trainer:VQATrainer, result:TrainingResult, config:TrainingConfig,
         draw_history(result.history, config.best_metric).savefig(result.run_dir / 'learning_curve.png')
 
 # %% ../../nbs/3_train/09_run.ipynb #46efa7c0
-def _begin(run_dir:Path, run:Run|None, config:TrainingConfig, data_dir:Path, data:_Data, model, arguments,
+def _begin(run_dir:Path, config:TrainingConfig, data_dir:Path, data:_Data, facts:dict, model, arguments,
            told:list[str]) -> None:
     "Make the folder, now that nothing stands in the way"
     state = PartialState()
@@ -241,7 +243,7 @@ def _begin(run_dir:Path, run:Run|None, config:TrainingConfig, data_dir:Path, dat
             run_dir.mkdir(parents=True, exist_ok=True)
             config.save(run_dir / CONFIG_FILE)
             data.schema.save(run_dir / 'schema.json')
-        write_facts(run_dir, **data.facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
+        write_facts(run_dir, **facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
                     told=told,
                     trainable=describe_trainable(model), task=data.survey.to_dict())
     state.wait_for_everyone()
@@ -272,14 +274,18 @@ def finetune(
     config, old = _from_adapter(config, start_from)
     arguments = _arguments(config, run_dir)   # it finds the other processes, if there are any
     with arguments.main_process_first(desc='reading the dataset'): data = _read_data(data_dir, splits)
-    if run: same_data(run, data.facts)
-    checkpoint, told = _whole_checkpoint(run), _history(old, data.schema, changed, run)
+    facts = data.facts | dict(base_fingerprint=base_fingerprint(config.base))
+    if start_from: facts['start_from'] = str(start_from.resolve())
+    if run: same_data(run, data.facts); same_base(run, facts['base_fingerprint'])
+    checkpoint, told = _whole_checkpoint(run), _history(old, data, changed, run)
+    # stopped before anything was kept: it begins again where it began
+    if run and not checkpoint and 'start_from' in run.facts: start_from = Path(run.facts['start_from'])
     if data.caution:
         tell(data.caution)
         told += [data.caution] if data.caution not in told else []
     with stop.listening():
         model, processor = _load(config, arguments, start_from)
-        _begin(run_dir, run, config, data_dir, data, model, arguments, told)
+        _begin(run_dir, config, data_dir, data, facts, model, arguments, told)
         trainer = _trainer(model, processor, arguments, config, data, run_dir, score, told)
         _callbacks(trainer, config, run_dir, checkpoint, progress)
         for callback in (stop, *callbacks): trainer.add_callback(callback)

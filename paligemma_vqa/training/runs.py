@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONFIG_FILE', 'RUN_FILE', 'FINISHED', 'CHANGEABLE', 'finite', 'write_facts', 'Run', 'read_run', 'open_run',
-           'go_on_with', 'same_data']
+           'go_on_with', 'same_data', 'same_base']
 
 # %% ../../nbs/3_train/08_runs.ipynb #f6e3514d
 import json, math
@@ -113,3 +113,13 @@ def same_data(
     if {name: run.facts.get(name, value) for name, value in facts.items()} != facts:
         raise VQAError('the dataset has changed since the run began', run.folder,
                        remedy='Start a new run, from its adapter if you like: --from.')
+
+# %% ../../nbs/3_train/08_runs.ipynb #802fa8b7
+def same_base(
+    run:Run,
+    fingerprint:str,  # From `base_fingerprint`
+) -> None:
+    "`VQAError` when the weights below the run's own are others than it began with"
+    if run.facts.get('base_fingerprint', fingerprint) != fingerprint:
+        raise VQAError(f"the base '{run.config.base}' is not the one that the run began with", run.folder,
+                       remedy='Put the old one back, or start a new run in another folder.')

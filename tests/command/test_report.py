@@ -16,7 +16,7 @@ from paligemma_vqa.inference.predictor import Predictor
 from paligemma_vqa.model.adapter import AdapterInfo
 from paligemma_vqa.scenes.videos import make_video, plan_scene
 from paligemma_vqa.schema import EventSchema
-from paligemma_vqa.video.belief import Choice
+from paligemma_vqa.video.belief import Choice, smoothing_of
 from terminal import run
 
 
@@ -67,6 +67,25 @@ def test_a_video_is_smoothed_as_was_measured_for_its_adapter(trained, evaluated,
         return found['method'], found['reason']
     assert smoothing() == ('median', 'as a test wants it')
     assert smoothing('--method', 'raw') == ('raw', 'asked for')
+
+
+def test_training_ends_with_how_its_videos_are_smoothed(trained, tmp_path):
+    "Once, by the command, on the validation videos; the adapter, its card and `video` know it from then on"
+    shutil.copytree(trained / 'run', folder := tmp_path / 'run')
+    data = tmp_path / 'data'
+    data.mkdir()
+    for name in ('images', 'labels.jsonl', 'schema.json'): (data / name).symlink_to(trained / 'data' / name)
+    splits = json.loads((trained / 'data' / 'splits.json').read_text())
+    videos = sorted(name for names in splits['splits'].values() for name in names)
+    splits['splits'] = dict(train=videos[:4], validation=videos[4:7], test=videos[7:])
+    (data / 'splits.json').write_text(json.dumps(splits))
+    lines = [run('train', '--data', data, '--output', folder, '--resume') for _ in range(2)]
+    assert all(done.returncode == 0 for done in lines), lines[0].stderr
+    kept = AdapterInfo.load(folder / 'adapter').smoothing
+    assert f"its videos are smoothed by: {kept['name']} ({kept['reason']})" in lines[0].stdout and '3 validation videos' in kept['reason']
+    assert 'smoothed' not in lines[1].stdout                    # it was measured already
+    assert f"smoothed by {kept['name']}" in (folder / 'adapter' / 'README.md').read_text()
+    assert smoothing_of(Predictor.from_adapter(folder)).name == kept['name']
 
 
 def test_an_adapter_that_cannot_be_written_is_scored_all_the_same(trained, monkeypatch):

@@ -1,14 +1,15 @@
 "What training knew, whoever asks the adapter uses: the schema, the question and the way of writing"
-import json
+import json, shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from paligemma_vqa.dataset.loading import load_dataset
 from paligemma_vqa.dataset.records import read_records, write_records
 from paligemma_vqa.inference.predictor import Predictor
 from paligemma_vqa.model.adapter import AdapterInfo
-from paligemma_vqa.schema import EventSchema
+from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.training.config import TrainingConfig
 from paligemma_vqa.training.run import finetune
 from paligemma_vqa.training.validation import score_answers
@@ -55,6 +56,33 @@ def test_the_commonest_question_and_format_are_used_and_the_others_told(config, 
     kept = json.loads((result.run_dir / 'run.json').read_text())['task']
     assert kept['formats']['list'] > kept['formats']['sentence'] > 0
     assert sum(kept['formats'].values()) == sum(kept['questions'].values()) == 24
+    card = (result.adapter_dir / 'README.md').read_text()
+    assert 'written in 2 formats' in card and '2 questions are asked' in card
+
+
+def test_a_run_does_not_go_on_above_another_base(base, config, tmp_path):
+    "A checkpoint is only what was added: above other weights it is another model, and the adapter would not load"
+    shutil.copytree(base, mine := tmp_path / 'base')
+    folder, config = make_folder(tmp_path / 'd'), replace(config, base=str(mine), max_steps=1)
+    finetune(folder, tmp_path / 'run', config, progress=False)
+    weights = load_file(mine / 'model.safetensors')
+    weights[next(name for name in sorted(weights) if 'down_proj' in name)] *= 1.5
+    save_file(weights, mine / 'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(VQAError, match='not the one that the run began with'):
+        finetune(folder, tmp_path / 'run', replace(config, max_steps=2), resume=True, progress=False)
+
+
+def test_a_run_from_an_adapter_that_kept_nothing_begins_there_again(config, tmp_path):
+    folder = make_folder(tmp_path / 'd')
+    first = finetune(folder, tmp_path / 'first', replace(config, max_steps=3), progress=False)
+    still = replace(config, max_steps=1, learning_rate=1e-12)
+    second = finetune(folder, tmp_path / 'second', still, progress=False, start_from=first.adapter_dir)
+    for kept in (second.adapter_dir, second.run_dir / 'checkpoints'): shutil.rmtree(kept)      # as if it had been killed at once
+    facts = json.loads((second.run_dir / 'run.json').read_text())
+    (second.run_dir / 'run.json').write_text(json.dumps(facts | dict(status='running')))
+    again = finetune(folder, second.run_dir, resume=True, progress=False)
+    old, new = (load_file(one.adapter_dir / 'adapter_model.safetensors') for one in (first, again))
+    assert all(torch.allclose(old[name], new[name], atol=1e-6) for name in old) and any(new[name].any() for name in new if 'lora_B' in name)
 
 
 def test_adapters_of_before_know_the_schema_s_first(tmp_path):
