@@ -49,7 +49,7 @@ def predictor_for(
 ):
     "As `predictor_of`, also for a checkpoint that another program saved; `VQAError` when it is told what it knows"
     known, task = asked_of(schema, data)
-    if lora_path is None: return predictor_of(None, model, schema=known, **options)
+    if lora_path is None: return predictor_of(None, model, schema=task or known, **options)
     from paligemma_vqa.model.info import AdapterInfo, adapter_folder, is_from_elsewhere
     folder = adapter_folder(lora_path)
     if not is_from_elsewhere(folder):

@@ -8,7 +8,7 @@ __all__ = ['baselines_of', 'from_validation', 'evaluate', 'summary_table', 'writ
            'draw_robustness']
 
 # %% ../../nbs/9_command/01_report.ipynb #edd8fe31
-import json
+import json, warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..evaluation.comparison import beside, compare
 from ..evaluation.metrics import Frames, frame_metrics
 from ..evaluation.robustness import CORRUPTIONS, corrupt, draw_robustness, robustness
 from ..files import write_atomically
+from ..schema import VQAError
 from ..video.belief import Choice
 
 # they lived here once
@@ -41,8 +42,7 @@ _all_ = ['truth_of', 'answered', 'segments_of', 'smoothing_for', 'keep_smoothing
 def _bare(predictor, frames:Frames, batch_size:int) -> np.ndarray:
     "[N, E] what the base says without its adapter"
     model = predictor.model
-    base = type(predictor).from_base(predictor.info.base_model, predictor.task, device=str(model.device),
-                                     dtype=model.dtype)
+    base = type(predictor).from_base(predictor.base, predictor.task, device=str(model.device), dtype=model.dtype)
     found = base.predict_each(list(frames.images), batch_size, bound=None)
     return answered(frames, found, 'base').predicted
 
@@ -62,7 +62,10 @@ def baselines_of(
     codes = {'best constant answer': np.tile(constant_answer(train.truth), (len(frames), 1)),
              'clock only': time_prior(train, frames), 'question only': question_only(predictor, len(frames)),
              'shuffled pictures': frames.predicted[shuffled(len(frames))]}
-    if predictor.info: codes['base without adapter'] = _bare(predictor, frames, batch_size)
+    if predictor.info:
+        try: codes['base without adapter'] = _bare(predictor, frames, batch_size)
+        except VQAError as error:      # a merged model goes to where its base is not
+            warnings.warn(f'The base without its adapter is not scored: {error}', stacklevel=2)
     codes['linear probe on SigLIP'] = _probe(predictor, train, frames, batch_size)
     return {title: beside(frames, one) for title, one in codes.items()}
 

@@ -88,8 +88,8 @@ def video(
     asked = SimpleNamespace(**locals())
     _check(asked)
     span = _span(start, end)
-    predictor = predictor_of(lora_path, model, device, dtype, _schema_near(fit_to, to_label), quantization=quantization,
-                             compile=compile)
+    near = None if lora_path else _task_near(fit_to, to_label)
+    predictor = predictor_of(lora_path, model, device, dtype, near, quantization=quantization, compile=compile)
     asked.dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
     from paligemma_vqa.video.belief import smoothing_of
     how = smoothing_of(predictor, method, asked.dynamics)   # what is kept with the adapter is read before work begins
@@ -173,10 +173,14 @@ def _dynamics(schema, data):
     return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None
                                          or splits.side(record) == 'train'])
 
-def _schema_near(*folders):
-    "The schema of the first of these data sets that has one, for a base that was not trained on any; None without one"
+def _task_near(*folders):
+    """What the first of these data sets that has a schema or labels asks, for a base that was not trained on any; None
+    without one"""
+    from paligemma_vqa.command.truth import task_of
     from paligemma_vqa.dataset.records import load_schema
-    return next((load_schema(folder) for folder in folders if folder and (folder/'schema.json').exists()), None)
+    for folder in filter(None, folders):
+        if (folder/'labels.jsonl').exists(): return task_of(folder)
+        if (folder/'schema.json').exists(): return load_schema(folder)
 
 # %% ../../nbs/9_command/11_video.ipynb #7cfce81e
 def _result_of(predictor, asked, options):

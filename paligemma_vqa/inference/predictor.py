@@ -210,6 +210,7 @@ class _Loaded:
     ):
         self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
         self.folder = None             # Of the adapter, when it was loaded from one
+        self.base = info.base_model if info else None      # What is below the adapter, wherever it was found
         self.task = Task(schema, question or '', answer_format or '', info.prompt_prefix if info else ANSWER_PREFIX)
         self.question, self.answer_format = self.task.question, self.task.answer_format
         self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
@@ -225,7 +226,7 @@ class _Loaded:
         model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(),
                                               quantization=quantization)
         predictor = cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
-        predictor.folder = adapter_folder(folder)
+        predictor.folder, predictor.base = adapter_folder(folder), base or info.base_model
         return predictor
 
     @classmethod
