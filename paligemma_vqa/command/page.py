@@ -66,7 +66,8 @@ GLOSSARY = {name: text[0].upper() + text[1:] + '.' for name, text in METRICS.ite
     'temperature': 'What log-probabilities are divided by so that they mean what they say; above 1 the model was too '
                    'sure.',
     'risk_coverage': 'The surest frames are answered first; the curve says how many of those answered are wrong.',
-    'thresholds': 'The lowest probability at which 95 % of the claims were right on validation, and what it gives here.',
+    'thresholds': 'The lowest probability at which 95 % of the claims were right on validation, and what it gives '
+                  'here.',
     'by_loss': 'Frames to whose truth the model gave the smallest chance; wrong labels are among them.',
     'wrong_by_confidence': 'Wrong answers, the surest first: what does harm.',
     'least_sure': 'Frames about which the model knows that it does not know.'}
@@ -104,8 +105,8 @@ def against_baselines(
 FEW_VIDEOS, FEW_FRAMES, WIDTH = 8, 100, .1
 
 def too_few(report:Mapping) -> str|None:
-    """What to say first when there are fewer than `FEW_VIDEOS` videos or `FEW_FRAMES` frames: that they do not tell, and
-    how many would narrow the interval of event F1 to ±`WIDTH`"""
+    """What to say first when there are fewer than `FEW_VIDEOS` videos or `FEW_FRAMES` frames: that they do not tell,
+    and how many would narrow the interval of event F1 to ±`WIDTH`"""
     if report['videos'] >= FEW_VIDEOS and report['frames'] >= FEW_FRAMES: return None
     one = report['overall']['event_f1']
     needed = max(FEW_VIDEOS, videos_needed(report['videos'], (one['low'], one['high']), WIDTH))

@@ -122,8 +122,8 @@ def evaluate(
     output_dir:str|Path|None=None,     # Gets report.json, report.html, table.md and predictions.jsonl
     command:str='evaluate(…) in Python',   # What made it, for the report
 ) -> dict:
-    """Everything there is to say about a predictor on a split; see `report.json` in the last section. The smoothing that
-    is best on validation videos is kept with the adapter. `VQAError` when there is nothing to score"""
+    """Everything there is to say about a predictor on a split; see `report.json` in the last section. The smoothing
+    that is best on validation videos is kept with the adapter. `VQAError` when there is nothing to score"""
     folder, side = Path(data_dir), SIDE_NAMES.get(split.lower(), split)
     with with_files(folder) as files:
         found, frames, other, choice = _measured(predictor, files, side, against, baselines, with_robustness,

@@ -187,7 +187,8 @@ def _summed_up(search:_Search, greedy:Decoded, mass:float|None) -> Posterior:
 def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
     """The probability that unconstrained sampling writes a valid answer, counted over answers of at least `least`.
 
-    The raw probability of an answer needs every token of it, spelling included, so what was left out as forced runs now."""
+    The raw probability of an answer needs every token of it, spelling included, so what was left out as forced
+    runs now."""
     session = searches[0].session
     paths = []       # per row and answer: its nodes, without the forced beginning
     for search in searches:

@@ -20,7 +20,8 @@ from ..media.images import open_image
 from ..schema import Annotation, EventSchema
 
 # %% ../../nbs/4_answer/06_prediction.ipynb #b03228df
-_FACTS = 'image', 'annotation', 'answer', 'log_probability', 'unexplained', 'valid_mass', 'entropy', 'cost', 'latency_ms'
+_FACTS = ('image', 'annotation', 'answer', 'log_probability', 'unexplained', 'valid_mass', 'entropy', 'cost',
+          'latency_ms')
 
 @dataclass(frozen=True)
 class Prediction:

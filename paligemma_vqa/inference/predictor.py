@@ -49,7 +49,8 @@ def picture_files(
         at = Path(at)
         def counts(name):
             below = at / name
-            is_ours = (below / 'predictions.jsonl').exists() or leave_out is not None and below.resolve() == Path(leave_out).resolve()
+            is_left_out = leave_out is not None and below.resolve() == Path(leave_out).resolve()
+            is_ours = is_left_out or (below / 'predictions.jsonl').exists()
             return not name.startswith('.') and not is_ours
         folders[:] = filter(counts, folders)
         found += [at / name for name in files if not name.startswith('.') and (at / name).suffix.lower() in PICTURES]
@@ -107,8 +108,8 @@ def _answer(predictor, images, pixels, rows, bound=1e-3, valid_mass=False, budge
         latency_ms = (time.perf_counter() - began) * 1e3 / len(pixels)
     predictions = []
     for image, best, one in zip(images, greedy, found):
-        annotation, path = schema.from_codes(automaton.codes(best.tokens)), str(image) if isinstance(image,
-                                                                                                     (str, Path)) else None
+        annotation = schema.from_codes(automaton.codes(best.tokens))
+        path = str(image) if isinstance(image, (str, Path)) else None
         predictions.append(Prediction(
             path, annotation, schema.render(annotation, predictor.answer_format), one and one.probabilities,
             best.log_probability,
@@ -150,8 +151,8 @@ def predict_files(
     batch_size:int=8,
     **settings,                # `bound`, `valid_mass` and `budget`, as in `Predictor.predict`
 ) -> tuple[list[Prediction], Iterator[Prediction|Failure], Path|None]:
-    """The answers that `out_jsonl` holds and that still hold, the rest as they are made, and where another model's results were moved to;
-    `VQAError` when the file holds something else or the model's scores are not numbers"""
+    """The answers that `out_jsonl` holds and that still hold, the rest as they are made, and where another model's
+    results were moved to; `VQAError` when the file holds something else or the model's scores are not numbers"""
     root, made_by = Path(root), answers_key(predictor, **dict(bound=1e-3, valid_mass=False, budget=1.) | settings)
     names = [path.relative_to(root).as_posix() for path in files]
     fresh, moved = fresh_results(out_jsonl, made_by, root)

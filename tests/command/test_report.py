@@ -2,18 +2,22 @@
 import json, re, shutil, subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import CHROMIUM
 from paligemma_vqa.command.page import gallery, page, too_few
 from paligemma_vqa.command.report import baselines_of, evaluate, keep_smoothing, summary_table
+from paligemma_vqa.command.train import _measure
 from paligemma_vqa.command.truth import task_of, truth_of
+from paligemma_vqa.command.video import _task_near
 from paligemma_vqa.dataset.records import load_schema, read_records, write_records
 from paligemma_vqa.evaluation.answers import answered, rank_frames
 from paligemma_vqa.evaluation.metrics import frame_metrics, simulate_frames
 from paligemma_vqa.inference.predictor import Predictor
 from paligemma_vqa.model.adapter import AdapterInfo
+from paligemma_vqa.model.base import base_folder
 from paligemma_vqa.scenes.videos import make_video, plan_scene
 from paligemma_vqa.schema import EventSchema
 from paligemma_vqa.video.belief import Choice, smoothing_of
@@ -79,11 +83,9 @@ def test_training_ends_with_how_its_videos_are_smoothed(trained, tmp_path):
     videos = sorted(name for names in splits['splits'].values() for name in names)
     splits['splits'] = dict(train=videos[:4], validation=videos[4:7], test=videos[7:])
     (data / 'splits.json').write_text(json.dumps(splits))
-    lines = [run('train', '--data', data, '--output', folder, '--resume') for _ in range(2)]
-    assert all(done.returncode == 0 for done in lines), lines[0].stderr
+    told = [_measure(SimpleNamespace(run_dir=folder, adapter_dir=folder / 'adapter'), data) for _ in range(2)]
     kept = AdapterInfo.load(folder / 'adapter').smoothing
-    assert f"its videos are smoothed by: {kept['name']} ({kept['reason']})" in lines[0].stdout and '3 validation videos' in kept['reason']
-    assert 'smoothed' not in lines[1].stdout                    # it was measured already
+    assert told == [f"{kept['name']} ({kept['reason']})", None] and '3 validation videos' in kept['reason']      # the second time it is known
     assert f"smoothed by {kept['name']}" in (folder / 'adapter' / 'README.md').read_text()
     assert smoothing_of(Predictor.from_adapter(folder)).name == kept['name']
 
@@ -148,6 +150,29 @@ def test_a_base_is_asked_what_the_data_set_asks(trained, tmp_path):
     done = run('evaluate', '--data', folder, '--model', 'tiny', '--no-baselines', '--output', tmp_path / 'out', '--json')
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['model']['answer_format'] == 'list'
+
+
+def test_infer_and_video_ask_a_base_what_the_data_set_asks(trained, photographs, tmp_path):
+    "`--data` and `--fit-to` say the question and the form of the answers, not the schema alone"
+    folder, schema = tmp_path / 'list', load_schema(trained / 'data')
+    folder.mkdir()
+    (folder / 'images').symlink_to(trained / 'data' / 'images')
+    shutil.copy(trained / 'data' / 'schema.json', folder)
+    write_records(folder, [replace(r, question=schema.question('short'), answer=schema.render(schema.parse(r.answer), 'list')) for r in read_records(trained / 'data')])
+    done = run('infer', '--image-path', photographs, '--model', 'tiny', '--data', folder, '--json')
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines(): assert schema.parse(json.loads(line)['answer'], 'list') is not None
+    assert (task := _task_near(None, folder)).answer_format == 'list' and task.question == schema.question('short')
+
+
+def test_an_adapter_whose_base_is_elsewhere_now_is_scored_all_the_same(trained, tmp_path):
+    predictor = Predictor.from_adapter(trained / 'run', base=base_folder('tiny'))
+    assert predictor.base == base_folder('tiny') and predictor.info.base_model == 'tiny'
+    train, test = truth_of(trained / 'data', 'train', predictor.schema), truth_of(trained / 'data', 'test', predictor.schema)[:8]
+    test = answered(test, predictor.predict_each(list(test.images)))
+    predictor.base = str(tmp_path / 'gone')              # as for a merged model on another machine
+    with pytest.warns(UserWarning, match='base without its adapter is not scored'): rows = baselines_of(predictor, train, test)
+    assert 'base without adapter' not in rows and 'linear probe on SigLIP' in rows
 
 
 def test_the_bare_base_is_asked_as_its_adapter_was(trained):

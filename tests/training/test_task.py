@@ -74,7 +74,7 @@ def test_a_run_does_not_go_on_above_another_base(base, config, tmp_path):
 
 def test_a_run_from_an_adapter_that_kept_nothing_begins_there_again(config, tmp_path):
     folder = make_folder(tmp_path / 'd')
-    first = finetune(folder, tmp_path / 'first', replace(config, max_steps=3), progress=False)
+    first = finetune(folder, tmp_path / 'first', replace(config, max_steps=1), progress=False)
     still = replace(config, max_steps=1, learning_rate=1e-12)
     second = finetune(folder, tmp_path / 'second', still, progress=False, start_from=first.adapter_dir)
     for kept in (second.adapter_dir, second.run_dir / 'checkpoints'): shutil.rmtree(kept)      # as if it had been killed at once

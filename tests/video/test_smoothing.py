@@ -123,6 +123,17 @@ def test_the_prior_is_taken_out_of_what_a_frame_says():
     assert rare[2] > rare[1] > rare[0]
 
 
+def test_the_prior_is_taken_out_of_what_was_measured_too():
+    prior = np.array([[.7, .2, .1]])
+    right, wrong = np.eye(3)[None], np.roll(np.eye(3), 1, 1)[None]
+    def evidence(confusion, said, temperature=1.): return Dynamics(np.zeros((1, 3, 3)), np.full((1, 3), 1 / 3), prior, temperatures=np.array([temperature]), confusion=confusion).evidence(np.array([said]), 1)[0]
+    flat = evidence(right, [.7, .2, .1])
+    np.testing.assert_allclose(flat, flat[0], atol=1e-6)
+    assert evidence(right, [.5, .25, .25]).argmax() == 2           # half as much again for a rare state is evidence for it
+    assert evidence(wrong, [.02, .96, .02]).argmax() == 0          # it says the next state: what it says is taken for what it means by it
+    assert np.ptp(evidence(right, [.9, .05, .05], 4.)) < np.ptp(evidence(right, [.9, .05, .05]))     # a hot model is believed less
+
+
 def test_a_segment_ends_with_the_video_and_not_with_the_last_frame():
     [segment] = to_segments([[1]] * 3, [0, 1, 2], EventSchema(events=('A',), phases=('1',)), end_s=3.4)
     assert segment.end_s == 3.4
