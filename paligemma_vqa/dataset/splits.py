@@ -69,7 +69,8 @@ class Splits:
         "What must be said beside every figure; None when the test is on groups of its own"
         return {'frames': 'Frames were split at random, so figures are too good: nearly every one has a twin in '
                           'training.',
-                'time blocks': 'Training and test are parts of the same recordings, so figures are too good.'}.get(self.by)
+                'time blocks': 'Training and test are parts of the same recordings, so figures are too '
+                               'good.'}.get(self.by)
 
     @property
     def fingerprint(self) -> str:

@@ -124,7 +124,8 @@ def plain_code(
     if is_adapter and not info.soft_capping:   # a checkpoint of its own has it in its configuration
         imports = f'from transformers import AutoConfig, {names}'
         load = 'PaliGemmaForConditionalGeneration.from_pretrained(base, config=config)'
-    if is_adapter: imports, load = f'from peft import PeftModel\n{imports}', f'PeftModel.from_pretrained({load}, {place!r})'
+    if is_adapter:
+        imports, load = f'from peft import PeftModel\n{imports}', f'PeftModel.from_pretrained({load}, {place!r})'
     code = _PLAIN.format(imports=imports, base=json.dumps(info.base_model if is_adapter else place), load=load,
                          text=json.dumps(info.task.prompt, ensure_ascii=False))
     if 'config=config' not in load: return code

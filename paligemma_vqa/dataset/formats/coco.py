@@ -82,7 +82,8 @@ def read_coco(source:Source) -> Iterator[Said]:
 
 def _annotation(source:Source, entry:dict, by_id:dict, image:str) -> Annotation|None:
     "What one annotation says: by its category, or written out as a caption"
-    if 'category_id' not in entry and 'caption' in entry: return read_answer(source.names, entry['caption'], source.path)
+    if 'category_id' not in entry and 'caption' in entry:
+        return read_answer(source.names, entry['caption'], source.path)
     return add(None, _meaning(source, by_id[str(entry['category_id'])], entry.get('attributes') or {}), image)
 
 # %% ../../../nbs/2_dataset/26_coco.ipynb #acecc41a

@@ -149,8 +149,9 @@ def _say_text(source:Source, address:str, extra:dict, where:str, when:float) -> 
     note = extra['note']
     try: yield Said(address, read_answer(source.names, note, source.path), extra, where, when)
     except VQAError:
-        source.leave_out(f"{where} holds only a text, '{note[:80]}', which is no answer", remedy='Choose labels for it; '
-                         'or, if it is a comment on a picture without labels, leave its control out with --map.')
+        source.leave_out(f"{where} holds only a text, '{note[:80]}', which is no answer",
+                         remedy='Choose labels for it; or, if it is a comment on a picture without labels, leave its '
+                         'control out with --map.')
 
 # %% ../../../nbs/2_dataset/24_label_studio.ipynb #51e5f371
 _NOTES = ('note', 'notes', 'comment', 'comments')

@@ -237,8 +237,8 @@ def phase_among(
     path:str|Path|None=None,
 ) -> str|None:
     "The attribute that is the phase, None when none is; `VQAError` when two could be"
-    values = {name: str(value).strip() for name, value in attributes.items() if not isinstance(value, (bool, dict, list))
-              and not names.is_left_out(name)}
+    values = {name: str(value).strip() for name, value in attributes.items()
+              if not isinstance(value, (bool, dict, list)) and not names.is_left_out(name)}
     for name, value in values.items():
         if name.casefold() in PHASE_NAMES and value: return value
     found = {name: value for name, value in values.items() if names.phase(value)}

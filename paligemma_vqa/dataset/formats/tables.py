@@ -23,7 +23,8 @@ from ...schema import Annotation, EventSchema, VQAError, words
 _COLUMNS = dict(
     image='image; image path; image file; image name; path; file; filename; file name; file path; picture; img; 图片; '
     '图像; 图片路径; 图像路径; 文件; 文件名',
-    answer='answer; suffix; response; output; completion; target; text; caption; 答案; 回答', question='question; prefix; prompt; 问题',
+    answer='answer; suffix; response; output; completion; target; text; caption; 答案; 回答',
+    question='question; prefix; prompt; 问题',
     label='event; events; label; labels; class; category; tag; tags; behavior; behaviour; annotation; 事件; 标签; 类别',
     tier='tier',
     phase='phase; phases; stage; modifiers; modifier; modifier 1; modifier #1; 阶段', kind='behavior type',
@@ -190,7 +191,8 @@ def _row_says(row, kind, roles, events, names, image, path, line) -> Annotation|
     if blank(cell): return None
     if kind == 'label' and 'phase' in roles:
         phase = row[roles['phase']]
-        if is_none(phase) and not is_nothing(phase) and not names.phase(phase) and f'{cell}/{phase}' not in names.mapping:
+        is_zero = is_none(phase) and not is_nothing(phase) and not names.phase(phase)   # of an event that is named?
+        if is_zero and f'{cell}/{phase}' not in names.mapping:
             raise names._unknown(f"phase '{phase}' of '{cell}'", path, line, f'{cell}/{phase}', names.event(cell))
         return add(None, read_label(names, cell, row[roles['phase']], path, line), image, path, line)
     return read_answer(names, cell, path, line)
