@@ -113,7 +113,7 @@ for task in tasks: task['annotations'][0] |= dict(completed_by=1, created_at='20
 (root/'kept.json').write_text(json.dumps(tasks))
 converter = Converter(config, str(root), download_resources=False)
 converter.convert_to_json_min(str(root/'kept.json'), str(root/'min'), is_dir=False)
-converter.convert_to_csv(str(root/'kept.json'), str(root/'csv'), is_dir=False)
+converter.convert_to_csv(str(root/'kept.json'), str(root/'csv'), is_dir=False, sep=',', header=True)
 print(len(tasks))
 '''
     assert run(label_studio, code, tmp_path) == str(len(SAID))
