@@ -79,7 +79,8 @@ def _of_hub(name:Path) -> Path:
         HfApi().model_info(name.as_posix(), timeout=5)   # the download itself would go on trying for minutes
         return Path(snapshot_download(name.as_posix()))
     except Exception as error:   # offline, not found, not logged in: the remedy is the same
-        raise VQAError(f'there is no such folder, and the hub gives nothing of that name ({type(error).__name__})', name,
+        what = f'there is no such folder, and the hub gives nothing of that name ({type(error).__name__})'
+        raise VQAError(what, name,
                        remedy='Give the folder of an adapter or of a training run; a private adapter of the hub needs '
                               '`hf auth login`.') from None
 
