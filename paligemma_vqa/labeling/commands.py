@@ -243,8 +243,15 @@ def flag_finished(session):
 
 def leave_finished(session): session.offers.pop('added', None)
 
-def note(session, text:str):
-    write(session, 'note', lambda: session.store.set_note(session.item, text.strip()))
+def note(session,
+    text:str,
+    item:str='',             # Of the sequence; '': the one on screen
+    is_added:bool=False,     # After what is noted there already
+):
+    "Say something about a picture in words; `VQAError` when it is not there any more"
+    item = item if item in session.places else session.item
+    kept = session.store.state(item).note if is_added else ''
+    write(session, 'note', lambda: session.store.set_note(item, ' '.join(filter(None, (kept, text.strip())))))
 
 # %% ../../nbs/1_label/08_commands.ipynb #0ab12898
 def interval(session):

@@ -39,6 +39,7 @@ function render({ model, el }) {
   const waiting = [];                                  // keys pressed while another is in flight
   const undo = [];                                     // what takes the listeners away again
   let played = null;                                   // the picture that the frame on the canvas belongs to
+  const note = { item: null, isAdded: false };          // the note that is being written: for which picture, after what stands there
   let root = null, inFlight = null, count = 0, isAsking = false, isLeaving = false, downOutside = false, drag = null, isOver = false, isPlayOver = true, dropped = 0;
 
   const isDead = () => Boolean(root && (root.matches('.jupyter-widgets-disconnected') || root.querySelector('.jupyter-widgets-disconnected')));
@@ -52,7 +53,7 @@ function render({ model, el }) {
     const state = isDead() ? 'dead' : isStalled() ? 'stalled' : dropped ? 'dropped' : !hasFocus() ? 'off' : isAsking ? 'asking' : 'on';
     setText(pill, state === 'dropped' ? `⚠ the kernel was busy: ${dropped} keys left out` : TEXTS[state]);
     setText(over, OVER[state] || '');
-    pill.dataset.state = root.dataset.keys = state;
+    pill.dataset.state = root.dataset.keys = state; root.dataset.busy = isBusy() ? '1' : '0';
   }
 
   // --- one message at a time
@@ -60,19 +61,39 @@ function render({ model, el }) {
   function pump() {
     if (inFlight || !waiting.length) return;
     inFlight = { id: ++count, since: performance.now() };
-    try { model.send({ ...waiting.shift(), view, id: inFlight.id, item: played ?? model.get('item') }); }
+    try { model.send({ item: played ?? model.get('item'), ...waiting.shift(), view, id: inFlight.id }); }
     catch (error) { inFlight.since = -1e9; }           // the kernel is gone
     setTimeout(() => { if (isStalled()) { dropped += waiting.length; waiting.length = 0; paint(); } }, model.get('stall_ms') + 20);
   }
   function send(message) {
     if (isDead() || isStalled()) { dropped += 1; return paint(); }
     dropped = 0;                                        // the labeler has seen it and goes on
-    waiting.push(message); pump();
+    waiting.push(message); pump(); paint();
   }
   async function onAnswer(message, buffers) {
     if (message.play) return onPlay(message.play, buffers);
     if (message.view !== view || !inFlight || message.id !== inFlight.id) return;
-    inFlight = null; paint(); pump();
+    inFlight = null; pump(); paint();
+    if (note.isAdded && !isBusy()) note.item ??= model.get('item');
+  }
+
+  // --- the note: what is typed while keys are on their way is for the picture that they lead to, and after what stands there
+
+  const isBusy = () => Boolean(inFlight || waiting.length);
+  const isNote = target => target.matches?.('.vqa-note input');
+  function showNote() {
+    const field = root?.querySelector('.vqa-note input');
+    if (field && field !== document.activeElement) field.value = model.get('note');
+  }
+  function beginNote(field) {
+    note.isAdded = isBusy();
+    note.item = played ?? (note.isAdded ? null : model.get('item'));
+    if (note.isAdded) field.value = '';
+  }
+  function onNoteChange(event) {                        // in the order of the keys; ipywidgets would let it overtake them
+    if (!isNote(event.target)) return;
+    event.stopPropagation();
+    send({ note: event.target.value, added: note.isAdded, ...(note.item === null ? {} : { item: note.item }) });
   }
 
   // --- a playing video: the kernel sends frames, each is acknowledged when it is drawn
@@ -96,9 +117,8 @@ function render({ model, el }) {
     if (event.isComposing || !event.target.matches?.(TEXT_FIELD)) return;
     const isOneLine = event.target.matches('input'), isMenu = event.target.matches('select');
     if (event.key === 'Escape' || (event.key === 'Enter' && isOneLine)) {   // leaving the field sends what was written
-      if (event.key === 'Escape') event.preventDefault();
-      event.stopPropagation();
-      setTimeout(takeFocus);
+      event.preventDefault(); event.stopPropagation();
+      takeFocus();                                     // at once: the next key is no text any more
     } else if (isMenu && !event.ctrlKey && !event.metaKey) event.stopPropagation();
   }
   function leave() {
@@ -218,7 +238,8 @@ function render({ model, el }) {
     const row = root.querySelector('.vqa-active'), box = root.querySelector('.vqa-rows-box');
     if (!row || !box || box.scrollHeight <= box.clientHeight) return;
     const inner = row.getBoundingClientRect(), outer = box.getBoundingClientRect();
-    if (inner.top < outer.top) box.scrollTop -= outer.top - inner.top;
+    const top = outer.top + (box.querySelector('.vqa-heads')?.offsetHeight ?? 0);      // which stay where they are
+    if (inner.top < top) box.scrollTop -= top - inner.top;
     else if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom;
   }
   function bringIntoSight() {
@@ -240,9 +261,10 @@ function render({ model, el }) {
     const picture = root.querySelector('.vqa-picture');
     picture?.append(canvas, over);
     const listeners = { keydown: onKeyDown, click: onClick, change: onChange, pointerdown: onPointerDown, pointermove: onPointerMove,
-                        focusin: () => { bringIntoSight(); paint(); }, focusout: onFocusOut };
+                        focusin: event => { if (isNote(event.target)) beginNote(event.target); bringIntoSight(); paint(); }, focusout: onFocusOut };
     for (const [name, listener] of Object.entries(listeners)) listen(root, name, listener);
     listen(root, 'keydown', onTextKey, true);
+    listen(root, 'change', onNoteChange, true);
     listen(document, 'pointerdown', onDocumentDown, true);
     listen(document, 'pointermove', onDrag);
     listen(document, 'pointerup', onPointerUp);
@@ -251,8 +273,8 @@ function render({ model, el }) {
     sizes.observe(frame || document.body);
     const changes = new MutationObserver(() => { fitRows(); keepRowInSight(); paint(); });
     changes.observe(root, { subtree: true, childList: true, attributes: true, attributeFilter: ['class'] });
-    model.on('msg:custom', onAnswer);
-    undo.push(() => sizes.disconnect(), () => changes.disconnect(), () => model.off('msg:custom', onAnswer));
+    model.on('msg:custom', onAnswer); model.on('change:note', showNote); model.on('change:item', showNote); showNote();
+    undo.push(() => model.off('change:note', showNote), () => model.off('change:item', showNote), () => sizes.disconnect(), () => changes.disconnect(), () => model.off('msg:custom', onAnswer));
     root.closest('.jp-OutputArea')?.classList.add('vqa-alive');    // the words about a missing tool are not needed
     fit(); paint(); root.dataset.ready = '1';
     setTimeout(() => {                                  // whoever is not writing elsewhere can use the keys at once

@@ -147,10 +147,13 @@ class Keyboard(anywidget.AnyWidget):
     # Key to what the browser does by itself: `full_window`
     local = traitlets.Dict().tag(sync=True)
     item = traitlets.Unicode('').tag(sync=True)                        # The picture on screen
+    note = traitlets.Unicode('').tag(sync=True)                        # What is noted about it
     stall_ms = traitlets.Int(600).tag(sync=True)                       # No answer for so long: keys are dropped, in red
 
     # Called with the number of a frame that is on screen
     on_played = staticmethod(lambda number: None)
+    # Called with a note, its picture, and whether it comes after what is noted there already
+    on_note = staticmethod(lambda text, item, is_added: None)
 
     def listen(self,
         keys:Mapping[str, str],                 # Key to command, see `key_map`
@@ -160,6 +163,7 @@ class Keyboard(anywidget.AnyWidget):
         def received(widget, message, buffers):
             if 'played' in message: return self.on_played(message['played'])
             try:
+                if 'note' in message: self.on_note(message['note'], message.get('item', ''), message.get('added', False))
                 command = message.get('command') or keys.get(message.get('key'))
                 if command: handle(command, message.get('item', ''))
             finally: self.send({'view': message.get('view'), 'id': message.get('id')})

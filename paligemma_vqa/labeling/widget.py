@@ -140,10 +140,9 @@ class Screen:
         self.parts['filmstrip'].value = filmstrip_html(session, pictures)
         self.parts['agreement'].value = agreement_html(session) if session.queue_name == 'review' else ''
         self.queue_menu.value, self.hold_menu.value = session.queue_name, session.hold
-        self.note.value = session.store.state(session.item).note
         # with nothing to let go of, Esc asks where the keys go
         self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
-        self.keyboard.item = session.item
+        self.keyboard.item, self.keyboard.note = session.item, session.store.state(session.item).note
 
 # %% ../../nbs/1_label/10_widget.ipynb #12cf0b9f
 LOST = ('<p class="vqa-lost">No tool here, or one that does not answer? Run this cell again: click it and press '
@@ -247,6 +246,7 @@ def _connect(tool, screen:Screen):
     tool.queue_menu, tool.hold_menu = screen.queue_menu, screen.hold_menu
     tool.playback = Playback(tool.session, tool.keyboard.send, tool.refresh)
     tool.keyboard.on_played = tool.playback.drawn
+    tool.keyboard.on_note = lambda text, item, is_added: tool.change(lambda session: note(session, text, item, is_added))
     tool.keyboard.listen(screen.commands | {'Escape': 'unselect'}, tool.handle)
     tool.parts['legend'].value = legend_html(tool.schema, tool.session.suggestions is not None)
     screen.names.on_click(lambda _: ask_for_names(tool))

@@ -260,6 +260,46 @@ def test_a_burst_of_keys_stays_in_order(workplace):
 
 
 @pytest.mark.slow
+def test_a_note_typed_while_keys_are_on_their_way(workplace):
+    "It is for the picture that the keys lead to, no letter of it is lost, and keys after Enter are keys again"
+    folder, page, errors, address = workplace
+    (folder/'noted/images').mkdir(parents=True)
+    for i in range(12): Image.new('RGB', (64, 36), (20 * i, 0, 0)).save(folder/f'noted/images/n_{i:06d}.jpg')
+    write_notebook(folder/'noted.ipynb', SETUP, f"""
+import time
+tool = LabelingTool('noted', schema, 'ann', pause_s=0.3)
+handle = tool.handle
+def slow(command, item=None): time.sleep(0.15); handle(command, item)
+tool.keyboard._msg_callbacks.callbacks.clear()
+tool.keyboard.listen(tool.screen.commands, slow)
+{PATIENT}""")
+    notebook, hands = NotebookPage(page, address, 'noted.ipynb'), Hands(page, folder)
+    notebook.run_all()
+    hands.wait_ready()
+    hands.focus()
+    texts = {}
+    for i in range(1, 12, 2):
+        hands.press('abcde'[i % 5], '1', 'Enter', 't')      # three keys are on their way when the note begins
+        page.keyboard.type(f'blurred {i} dd 12')
+        hands.press('Enter', 'b', '2', 'Enter')
+        texts[f'images/n_{i:06d}.jpg'] = f'blurred {i} dd 12'
+    page.locator('.vqa-counts', has_text='12 labeled of 12').last.wait_for(timeout=60_000)
+    lines = [json.loads(line) for line in (folder/'noted/labels/ann.jsonl').read_text().splitlines()]
+    notes = [(item, fields['note'][1]) for line in lines for item, fields in line['items'].items() if 'note' in fields]
+    assert notes == list(texts.items())
+    wait_for(lambda: len((folder/'noted/labels.jsonl').read_text().splitlines()) == 12, 20, 'twelve lines')
+    assert [SCHEMA.parse(json.loads(line)['answer']).get('B') for line in (folder/'noted/labels.jsonl').read_text().splitlines()][1::2] == ['2'] * 6
+    # more is written after what stands there, and the field shows the note of the picture on screen
+    hands.press('Home', 'ArrowRight')
+    page.wait_for_function("() => [...document.querySelectorAll('.vqa-note input')].pop().value === 'blurred 1 dd 12'")
+    hands.press('ArrowRight', 'ArrowLeft', 't')
+    page.keyboard.type('and dark')
+    hands.press('Enter')
+    page.wait_for_function("() => [...document.querySelectorAll('.vqa-note input')].pop().value === 'blurred 1 dd 12 and dark'")
+    assert not errors, errors
+
+
+@pytest.mark.slow
 def test_a_second_notebook_is_told(workplace):
     folder, page, errors, address = workplace
     write_notebook(folder/'second.ipynb', SETUP, SHOW)
