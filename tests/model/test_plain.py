@@ -1,5 +1,5 @@
 """Our weights in a Python that never heard of this package, by the program that their card shows"""
-import json, os, re, subprocess, sys
+import base64, json, os, re, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,42 @@ def test_the_merged_checkpoint_says_what_infer_says(merged, tmp_path, transforme
 def test_the_merged_checkpoint_in_other_versions(merged):
     if not OTHERS: pytest.skip('OTHER_TRANSFORMERS names no folders with other versions')
     assert {folder.name for folder in OTHERS} and all((folder / 'transformers').is_dir() for folder in OTHERS)
+
+
+@pytest.fixture(scope='module')
+def serving(tmp_path_factory):
+    "What `transformers[serving]` adds to this environment"
+    folder = tmp_path_factory.mktemp('serving')
+    done = subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--target', str(folder), 'fastapi', 'uvicorn', 'openai'], capture_output=True, text=True)
+    if done.returncode: pytest.skip(f'the server cannot be installed: {done.stderr[-200:]}')
+    return folder
+
+
+def test_the_server_of_transformers_says_what_infer_says(merged, serving, tmp_path):
+    folder, expected = merged
+    with socket.socket() as free: free.bind(('127.0.0.1', 0)); port = free.getsockname()[1]
+    environment = os.environ | dict(HF_HUB_OFFLINE='1', PYTHONPATH=str(serving))
+    with (tmp_path / 'log').open('w') as log:
+        server = subprocess.Popen([sys.executable, '-c', 'from transformers.cli.transformers import main; main()', 'serve', str(folder), '--device', 'cpu', '--port', str(port)],
+                                  env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        for picture, answer in list(expected.items())[:4]:
+            address = 'data:image/png;base64,' + base64.b64encode(Path(picture).read_bytes()).decode()
+            body = dict(model=str(folder), temperature=0, max_tokens=96, messages=[dict(role='user', content=[dict(type='image_url', image_url=dict(url=address))])])
+            assert _post(f'http://127.0.0.1:{port}/v1/chat/completions', body, server, tmp_path / 'log')['choices'][0]['message']['content'] == answer
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def _post(address, body, server, log, seconds=120) -> dict:
+    "Waits for the server to be there"
+    request = urllib.request.Request(address, json.dumps(body).encode(), {'Content-Type': 'application/json'})
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as answer: return json.load(answer)
+        except urllib.error.HTTPError as error: raise AssertionError(f'{error.code} {error.read()[-800:]} {log.read_text()[-2000:]}') from None
+        except OSError:
+            assert server.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
+            time.sleep(0.5)
