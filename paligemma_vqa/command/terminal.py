@@ -98,11 +98,15 @@ OUTPUTS = ('output', 'save_dir', 'clips_dir', 'to_label')   # Options that name 
 ADAPTERS = ('lora_path', 'against', 'from_')                # and those that name the folder of an adapter
 
 def check_adapter(folder:Path) -> Path:
-    "`folder`, if it is one or a name on the hub; else `VQAError`. It is looked into when it is loaded, which takes seconds"
+    "`folder`, if it is one or a name on the hub, and no damaged checkpoint; else `VQAError`. It is loaded later"
+    from paligemma_vqa.training.checkpoints import check_to_answer
     is_name = not folder.exists() and re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', folder.as_posix())
-    if folder.is_dir() or is_name: return folder
-    raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder', folder,
-                   remedy='Give the folder of an adapter or of a training run.')
+    if is_name: return folder
+    if not folder.is_dir():
+        raise VQAError('is a file, not the folder of an adapter' if folder.exists() else 'there is no such folder',
+                       folder, remedy='Give the folder of an adapter or of a training run.')
+    check_to_answer(folder)
+    return folder
 
 # %% ../../nbs/9_command/03_terminal.ipynb #4c159541
 def _check_path(path:Path) -> None:

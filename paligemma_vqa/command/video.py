@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VideoPath', 'Output', 'Fps', 'BatchSize', 'Start', 'End', 'Track', 'SkipUnchanged', 'FitTo', 'Method', 'Truth',
            'Rules', 'MinConfidence', 'MinDuration', 'Clips', 'Before', 'After', 'Annotate', 'Private', 'ShowPrivate',
-           'ToLabel', 'Budget', 'Source', 'LatencyBudget', 'Alert', 'OnAlert', 'Lag', 'video']
+           'ToLabel', 'Ray', 'Workers', 'Budget', 'Source', 'LatencyBudget', 'Alert', 'OnAlert', 'Lag', 'video']
 
 # %% ../../nbs/9_command/11_video.ipynb #6378d784
 import math, signal, sys, threading
@@ -61,6 +61,9 @@ Private = _option(list[str], '--private', 'Event whose pictures are not for othe
 ShowPrivate = Annotated[bool, typer.Option('--show-private', help='Leave nothing blank.')]
 ToLabel = _option(Path, '--to-label', 'Data set folder that also gets the most doubtful frames; the labeling tool '
                   'shows them first.')
+Ray = _option(str, '--ray', 'Folder: several videos at once, each in a process with a model of its own. --ray alone: on '
+              'this machine, and reached from no other; HOST:PORT: on that Ray cluster.', metavar='[ADDRESS]')
+Workers = _option(int, '--workers', 'How many processes for --ray. Default: 2.', min=1, max=10_000)
 Budget = _option(int, '--budget', 'How many frames for --to_label. Default: 50.', min=1)
 
 # %% ../../nbs/9_command/11_video.ipynb #6c960490
@@ -81,6 +84,7 @@ def video(
     budget: Budget = None, truth: Truth = None, fit_to: FitTo = None, method: Method = None, batch_size: BatchSize = 1,
     skip_unchanged: SkipUnchanged = None, min_confidence: MinConfidence = None, min_duration: MinDuration = None,
     annotated: Annotate = None, private: Private = None, show_private: ShowPrivate = False,
+    ray: Ray = None, workers: Workers = None,
     device: Device = None, dtype: Dtype = None, quantization: Quantization = None, compile: Compile = False,
     json_: Json = False,
 ):
@@ -88,8 +92,10 @@ def video(
     asked = SimpleNamespace(**locals())
     _check(asked)
     span = _span(start, end)
-    near = None if lora_path else _task_near(fit_to, to_label)
-    predictor = predictor_of(lora_path, model, device, dtype, near, quantization=quantization, compile=compile)
+    asked.load = partial(predictor_of, _whole(lora_path), _whole(model), dtype=dtype, quantization=quantization,
+                         schema=None if lora_path else _task_near(fit_to, to_label))
+    # the workers of Ray have their own, and need the graphics card for it
+    predictor = asked.load(device='cpu') if ray else asked.load(device=device, compile=compile)
     asked.dynamics = _dynamics(predictor.schema, fit_to) if fit_to else None
     from paligemma_vqa.video.belief import smoothing_of
     how = smoothing_of(predictor, method, asked.dynamics)   # what is kept with the adapter is read before work begins
@@ -99,14 +105,23 @@ def video(
     options = dict(fps=fps, dynamics=asked.dynamics, batch_size=batch_size, skip_unchanged=skip_unchanged,
                    method=method,
                    annotated=annotated is not False, track=track, private=marks['private'], **span)
-    is_many = video_path.is_dir() and not _pictures_in(video_path)
-    (_many if is_many else _one)(predictor, asked, options, marks)
+    (_many if _is_many(video_path) else _one)(predictor, asked, options, marks)
+
+# %% ../../nbs/9_command/11_video.ipynb #7da0748c
+def _is_many(path:Path|None) -> bool:
+    "Whether it is a folder of videos, and not of pictures"
+    from paligemma_vqa.media.folders import look_into
+    return path is not None and path.is_dir() and bool(look_into(path).videos)   # a recorder saves stills beside them
+
+def _whole(path:str|Path|None) -> str|Path|None:
+    "A path as seen from anywhere; a name as it is"
+    return Path(path).resolve() if path is not None and Path(path).exists() else path
 
 # %% ../../nbs/9_command/11_video.ipynb #ed84118e
 _FOR_FILES = ('truth', 'to_label', 'budget', 'skip_unchanged', 'method', 'min_confidence', 'min_duration', 'annotated',
-              'clips', 'before', 'after', 'start', 'end', 'track', 'private', 'show_private')
+              'clips', 'before', 'after', 'start', 'end', 'track', 'private', 'show_private', 'ray', 'workers')
 _FOR_STREAMS = ('alert', 'on_alert', 'latency_budget', 'lag')
-_NEEDS = dict(budget='to_label', before='clips', after='clips')   # what an option says more about
+_NEEDS = dict(budget='to_label', before='clips', after='clips', workers='ray')   # what an option says more about
 
 def _check(asked) -> None:
     "An option that would do nothing is an error, and not silence"
@@ -127,8 +142,22 @@ def _check(asked) -> None:
         if name in given and needed not in given:
             raise VQAError(f'{option(name)} says more about {option(needed)}, which is not given',
                            remedy=f'Add {option(needed)}, or leave it out.')
+    if asked.ray and not _is_many(asked.video_path):
+        raise VQAError('--ray does nothing for one video', asked.video_path, remedy='Give a folder of videos.')
+    if asked.ray and asked.compile:
+        raise VQAError('--compile does nothing with --ray', remedy='Leave one of them out.')
+    if asked.truth: _check_truth(asked)
     if asked.show_private and asked.private:
         raise VQAError('--private and --show-private contradict each other', remedy='Leave one out.')
+
+# %% ../../nbs/9_command/11_video.ipynb #ed84118f
+def _check_truth(asked) -> None:
+    "What a result is compared with must be there before it is made"
+    from paligemma_vqa.video.exports import read_segments
+    if _is_many(asked.video_path):
+        raise VQAError('--truth is about one video', asked.video_path, remedy='Give the path of that video.')
+    if not asked.truth.is_file(): raise VQAError('no such file', asked.truth, remedy='Check --truth.')
+    read_segments(asked.truth)
 
 # %% ../../nbs/9_command/11_video.ipynb #1797b3d8
 def _time(text:str|None, option:str) -> float|None:
@@ -159,10 +188,6 @@ def _marks(asked, schema) -> dict:
                 clips=wanted_moments(asked.clips or (), schema), before_s=seconds(asked.before),
                 after_s=seconds(asked.after), track=asked.track,
                 private=private_events(schema, [] if asked.show_private else asked.private or None))
-
-def _pictures_in(folder:Path) -> bool:
-    from paligemma_vqa.media.folders import look_into
-    return not look_into(folder).videos   # a recorder saves stills beside its videos
 
 # %% ../../nbs/9_command/11_video.ipynb #5ef3b5b7
 def _dynamics(schema, data):
@@ -238,14 +263,16 @@ def _what_next(result, asked) -> None:
 
 # %% ../../nbs/9_command/11_video.ipynb #3510c803
 def _many(predictor, asked, options, marks) -> None:
-    from paligemma_vqa.video.folder import analyze_folder, queue_from_folder
+    from paligemma_vqa.video.folder import analyze_folder, analyze_folder_on_ray, queue_from_folder
     from paligemma_vqa.video.results import write_results
-    if asked.truth:
-        raise VQAError('--truth is about one video', asked.video_path, remedy='Give the path of that video.')
     def progress(outcome, n, count):
         print(f'{n}/{count} {outcome.video}: {outcome.status} {outcome.error}', file=sys.stderr)
-    outcomes = analyze_folder(predictor, asked.video_path, asked.output, on_video=progress,
-                              finish=partial(write_results, **marks), **options)
+    options |= dict(on_video=progress, finish=partial(write_results, **marks))
+    if asked.ray:
+        outcomes = analyze_folder_on_ray(partial(asked.load, device=asked.device), asked.video_path, asked.output,
+                                         asked.workers or 2, gpus=0 if asked.device == 'cpu' else None,
+                                         address=None if asked.ray == 'local' else asked.ray, **options)
+    else: outcomes = analyze_folder(predictor, asked.video_path, asked.output, **options)
     for outcome in outcomes:
         if asked.json_: say_json(asdict(outcome))
         else: say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')

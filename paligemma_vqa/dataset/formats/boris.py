@@ -50,10 +50,11 @@ def _modifier(text:str) -> str|None: return None if blank(text) or text == 'None
 def read_boris(source:Source) -> Iterator[Said]:
     "What a BORIS project says, without observations that cannot be read; `VQAError` for unknown labels"
     project = parse_json(source.text, source.path)
-    try: observations, conf = project['observations'], project.get('behaviors_conf') or {}
-    except (KeyError, TypeError):
+    try:
+        observations, conf = dict(project['observations']), dict(project.get('behaviors_conf') or {})
+        points = {one.get('code') for one in conf.values() if 'point' in str(one.get('type', '')).casefold()}
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise VQAError('not a BORIS project', source.path, remedy='Save the project in BORIS (.boris).') from None
-    points = {one.get('code') for one in conf.values() if 'point' in str(one.get('type', '')).casefold()}
     stretches = []
     for name, observation in observations.items():
         media = []
