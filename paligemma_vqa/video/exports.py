@@ -80,6 +80,8 @@ def read_segments(
     try: text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError: raise VQAError('no such file', path, remedy='Give segments as .json or .csv.') from None
     except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
+    except OSError as error:
+        raise VQAError(f'cannot be read ({error.strerror or error})', path, remedy='Check the path.') from None
     for line, row in _rows(path, text):
         try: segment = _segment(row)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
