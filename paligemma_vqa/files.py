@@ -124,7 +124,7 @@ def read_table(text:str) -> Iterator[tuple[int, dict]]:
     reader = csv.DictReader(io.StringIO(text))
     for row in reader: yield reader.line_num, {name: as_it_was(value) for name, value in row.items()}
 
-# One that already has an apostrophe gets another, to come back as it was. The wide forms count in East Asian spreadsheets
+# One that already has an apostrophe gets another, to come back as it was. The wide forms count in East Asian sheets
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r'[+-]?\d+([.,]\d+)*([eE][+-]?\d+)?').fullmatch
 

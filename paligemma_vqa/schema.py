@@ -15,8 +15,8 @@ from pathlib import Path
 
 # %% ../nbs/0_ground/01_schema.ipynb #2b88d9d0
 _PASSWORD = re.compile(r'(://)[^/?#\s"\']*@')   # to the last @: a password may hold one
-_SECRET = re.compile(r'([?&;](?:user|username|usr|login|pass|passwd|password|pwd|token|key|apikey|api_key|auth|secret|signature|sig)=)[^&;#\s"\']+',
-                     re.IGNORECASE)
+_SECRET = re.compile(r'([?&;](?:user|username|usr|login|pass|passwd|password|pwd|token|key|apikey|api_key|auth|secret'
+                     r'|signature|sig)=)[^&;#\s"\']+', re.IGNORECASE)
 
 def masked(
     text,   # An address, or a message with addresses in it
@@ -42,8 +42,9 @@ class VQAError(Exception):
 
     def __str__(self) -> str:
         where = f'{self.path}:{self.line}: ' if self.line else f'{self.path}: ' if self.path else ''
-        # Two sentences on one line, however many lines the cause had.
-        return ' '.join(f'{where}{self.message.rstrip(".")}. {self.remedy or ""}'.split())
+        # Two sentences on one line, however many lines the cause had; two blanks may be part of a path.
+        text = f'{where}{self.message.rstrip(".")}. {self.remedy or ""}'
+        return re.sub(r'\s*[\r\n\v\f\x85\u2028\u2029]\s*', ' ', text).strip()
 
 # %% ../nbs/0_ground/01_schema.ipynb #b605dde9
 Annotation = dict[str, str]

@@ -95,6 +95,10 @@ def test_exported_cells_are_short():
     assert [(where, len(source.splitlines()) - 1) for where, source in EXPORTED if len(source.splitlines()) - 1 > 60] == []
 
 
+def test_exported_lines_fit():
+    assert [(where, line) for where, source in EXPORTED for line in source.splitlines() if len(line) > 120] == []
+
+
 def test_public_functions_and_classes_say_what_they_do():
     missing = []
     def visit(where, nodes, above=''):

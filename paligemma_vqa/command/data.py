@@ -114,7 +114,8 @@ def split(
                                                  help='Seconds left out between blocks of time. Default: 5, less in a '
                                                       'short video.', show_default=False)] = None,
     anew: Annotated[bool, typer.Option('--anew',
-                                       help='Forget the split there is. Otherwise a video that has a side keeps it.')] = False,
+                                       help='Forget the split there is. Otherwise a video that has a side '
+                                            'keeps it.')] = False,
     json_: Json = False,
 ):
     "Split a data set into train, validation and test videos, and report what could leak."

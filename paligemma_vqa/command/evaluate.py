@@ -29,7 +29,8 @@ def evaluate(
                                                    help='Where report.json and report.html go. Default: evaluation/ '
                                                         'in the adapter folder.', show_default=False)] = None,
     robustness: Annotated[bool, typer.Option('--robustness',
-                                             help='Also under blur, dark, smoke, colour shift and compression.')] = False,
+                                             help='Also under blur, dark, smoke, colour shift and '
+                                                  'compression.')] = False,
     baselines: Annotated[bool, typer.Option('--baselines/--no-baselines',
                                             help='Score the baselines beside the model.')] = True,
     batch_size: BatchSize = 8, device: Device = None, dtype: Dtype = None, json_: Json = False,

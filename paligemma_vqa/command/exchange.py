@@ -42,10 +42,9 @@ def _tell_import(imported, empty:str) -> None:
 # %% ../../nbs/9_command/07_exchange.ipynb #a900040f
 FormatIn = Annotated[Optional[str], typer.Option('--format', show_default=False,
                                                  help='label-studio, cvat, coco, csv (also per-frame, intervals), '
-                                                 'jsonl (also paligemma, '
-                     'messages, sharegpt, llava), rows (flat JSON objects, segments), parquet, imagefolder, elan or boris. '
-                     'Default: by what '
-                     'is in the file.')]
+                                                 'jsonl (also paligemma, messages, sharegpt, llava), rows (flat '
+                                                 'JSON objects, segments), parquet, imagefolder, elan or boris. '
+                                                 'Default: by what is in the file.')]
 Mapping = Annotated[Optional[Path], typer.Option('--map', show_default=False,
                                                  help='JSON that says what labels mean, such as {"blood": ["A", "2"], '
                                                  '"suture": "B", "normal": [], '
@@ -72,7 +71,8 @@ def import_(
     encoding: Annotated[Optional[str], typer.Option('--encoding', help='Of the text, such as gb18030. Default: found '
                                                     'out.', show_default=False)] = None,
     accept_schema: Annotated[bool, typer.Option('--accept-schema',
-                                                help='Write the schema that the file shows, if the folder has none.')] = False,
+                                                help='Write the schema that the file shows, if the folder has '
+                                                     'none.')] = False,
 ):
     "Take over labels that were made with another tool."
     from paligemma_vqa.dataset.formats import import_labels, read_mapping

@@ -38,14 +38,17 @@ def doctor(json_: Json = False):
     def installed(package):
         try: return version(package)
         except PackageNotFoundError: return None
-    packages = 'torch transformers peft datasets bitsandbytes opencv-python-headless av ipywidgets anywidget jupyterlab ray'.split()
+    packages = ('torch transformers peft datasets bitsandbytes opencv-python-headless av ipywidgets anywidget '
+                'jupyterlab ray').split()
     facts = dict(python=platform.python_version(), system=platform.platform(), cpus=os.cpu_count(),
                  free_disk_gb=round(shutil.disk_usage('.').free / 1e9, 1),
                  device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'mps'
                  if torch.backends.mps.is_available() else 'cpu',
                  bases=_bases_at_hand(), **{package: installed(package) for package in packages})
     if json_: return say_json(facts)
-    say(*(f'{name:24} {", ".join(value) if isinstance(value, list) else value if value is not None else "not installed"}' for name, value in facts.items()))
+    for name, value in facts.items():
+        shown = ', '.join(value) if isinstance(value, list) else 'not installed' if value is None else value
+        say(f'{name:24} {shown}')
     say_next('demo')
 
 # %% ../../nbs/9_command/04_start.ipynb #a0a858d1

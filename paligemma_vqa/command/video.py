@@ -61,8 +61,8 @@ Private = _option(list[str], '--private', 'Event whose pictures are not for othe
 ShowPrivate = Annotated[bool, typer.Option('--show-private', help='Leave nothing blank.')]
 ToLabel = _option(Path, '--to-label', 'Data set folder that also gets the most doubtful frames; the labeling tool '
                   'shows them first.')
-Ray = _option(str, '--ray', 'Folder: several videos at once, each in a process with a model of its own. --ray alone: on '
-              'this machine, and reached from no other; HOST:PORT: on that Ray cluster.', metavar='[ADDRESS]')
+Ray = _option(str, '--ray', 'Folder: several videos at once, each in a process with a model of its own. --ray alone: '
+              'on this machine, and reached from no other; HOST:PORT: on that Ray cluster.', metavar='[ADDRESS]')
 Workers = _option(int, '--workers', 'How many processes for --ray. Default: 2.', min=1, max=10_000)
 Budget = _option(int, '--budget', 'How many frames for --to_label. Default: 50.', min=1)
 

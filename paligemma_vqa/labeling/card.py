@@ -111,12 +111,12 @@ something only on videos that took no part in training, so keep to the split, or
 
 - **Not a medical device.** Neither the labels nor a model trained on them are for diagnosis or for decisions about a
   patient.
-- The labels are what the annotators named above saw, and no better than their agreement. Events and phases that are rare
+- The labels are what the annotators named above saw, and no better than their agreement. Events and phases that are
   here are hardly learnt, and hardly tested.
 - Pictures of other devices, hospitals and patients may differ from these in ways that no figure of this dataset shows.
-- **Pictures of patients stay their data.** Before anybody passes this folder on: names, dates and numbers burnt into the
-  pictures or written in their files and file names must be gone, and consent, ethics approval and the law of the place
-  must allow it. This card states no licence; without one from the owner of the pictures there is none.
+- **Pictures of patients stay their data.** Before anybody passes this folder on: names, dates and numbers burnt into
+  the pictures or written in their files and file names must be gone, and consent, ethics approval and the law of the
+  place must allow it. This card states no licence; without one from the owner of the pictures there is none.
 """
 
 def _many(number:int, what:str) -> str: return f'{number:,} {what}{"" if number == 1 else "s"}'
@@ -166,7 +166,8 @@ def _findings(findings:Sequence[Finding]) -> str:
         return f'{Path(finding.path).name}:{finding.line}: {finding.message}' if finding.line else finding.message
     rows = table(['finding', 'level', 'number', 'for example'],
                  ([code, level, number, message(first(level, code))] for (level, code), number in kinds.items()))
-    return f'`paligemma-vqa lint` found {_many(errors, "error")} and {_many(len(findings) - errors, "warning")}.\n\n{rows}'
+    counted = f'{_many(errors, "error")} and {_many(len(findings) - errors, "warning")}'
+    return f'`paligemma-vqa lint` found {counted}.\n\n{rows}'
 
 # %% ../../nbs/1_label/11_card.ipynb #7853d961
 _LOADING = """```python

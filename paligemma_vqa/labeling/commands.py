@@ -177,7 +177,8 @@ def set_phase(session, row:int, phase:int):
         else: session.store.set(run[0], event, name, hold=session.hold)
     skipped = [item for item in session.run if session.status(item) == 'skipped']
     is_new = write(session, f"{event} {name or 'not visible'}", change, status='todo' if skipped else '')
-    if is_new and name and session.hold != 'item' and not session.has_told_hold and session.anchor is None and not session.message:
+    is_quiet = session.anchor is None and not session.message
+    if is_new and name and session.hold != 'item' and not session.has_told_hold and is_quiet:
         session.has_told_hold = True
         session.say(f'{event} {name} holds in the frames that follow, until you change it (outlined there; the menu '
                     f'above says how far).')

@@ -127,7 +127,9 @@ def legend(schema:EventSchema, has_model:bool=True) -> list[tuple[str, str]]:
     keys = command_keys(schema, has_model)
     events = [keys[f'event {i}'] for i in range(len(schema.events)) if f'event {i}' in keys]
     phases = [keys[f'phase {i}'] for i in range(1, len(schema.phases) + 1) if f'phase {i}' in keys]
-    span = lambda names: names[0] if len(names) == 1 else ' '.join(names) if len(names) < 4 else f'{names[0]} … {names[-1]}'
+    def span(names):
+        if len(names) > 3: return f'{names[0]} … {names[-1]}'
+        return ' '.join(names)
     return [(span(events), 'event'), (span(phases), 'phase'), (keys['phase 0'], 'not visible'),
             *((keys[c.name], c.text) for c in COMMANDS if c.text and c.name in keys)]
 
@@ -163,7 +165,8 @@ class Keyboard(anywidget.AnyWidget):
         def received(widget, message, buffers):
             if 'played' in message: return self.on_played(message['played'])
             try:
-                if 'note' in message: self.on_note(message['note'], message.get('item', ''), message.get('added', False))
+                if 'note' in message:
+                    self.on_note(message['note'], message.get('item', ''), message.get('added', False))
                 command = message.get('command') or keys.get(message.get('key'))
                 if command: handle(command, message.get('item', ''))
             finally: self.send({'view': message.get('view'), 'id': message.get('id')})

@@ -203,7 +203,8 @@ class NamesForm:
         for kind, fields in self.names.items():
             lines.append(widgets.HBox([widgets.HTML(kind), *fields.values(), self.more[kind]]))
             lines[-1].add_class('vqa-schema-line')
-        told = widgets.HTML('Labels stay and say the same under the new names. A copy of everything is kept in labels/.')
+        told = widgets.HTML('Labels stay and say the same under the new names. '
+                            'A copy of everything is kept in labels/.')
         told.add_class('vqa-dim')
         form = widgets.VBox([told, *lines, widgets.HBox([self.change, self.told])])
         form.add_class('vqa-names-form')

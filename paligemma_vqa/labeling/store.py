@@ -54,7 +54,8 @@ class LabelStore(_OfPictures, opened.OpenFolder):
             raise
 
     # What the labels are
-    annotation, held, state, answer, question, spans = asked.annotation, asked.held, asked.state, asked.answer, asked.question, asked.spans
+    annotation, held, state = asked.annotation, asked.held, asked.state
+    answer, question, spans = asked.answer, asked.question, asked.spans
     status, statuses, counts, open_events = asked.status, asked.statuses, asked.counts, asked.open_events
     is_flagged, flagged, settled = asked.is_flagged, asked.flagged, asked.settled
     annotation_of, done_by, annotators = asked.annotation_of, asked.done_by, property(asked.annotators)

@@ -105,10 +105,12 @@ def _at(start:int, stop:int, count:int, more:str='') -> str:
     return f'left:{100 * start / count:.3f}%;width:{100 * (stop - start) / count:.3f}%;{more}'
 
 def _lanes(session) -> list[dict]:
-    places, count, video, colors = session.places, len(session.sequence), session.store.video(session.item), session.schema.colors
+    places, count = session.places, len(session.sequence)
+    video, colors = session.store.video(session.item), session.schema.colors
     lanes = {event: [] for event in session.schema.events}
     for span in session.store.spans(video) if video else []:
-        color, start, stop, row = colors[span.event], places[span.first], places[span.last], session.schema.events.index(span.event)
+        color, row = colors[span.event], session.schema.events.index(span.event)
+        start, stop = places[span.first], places[span.last]
         lanes[span.event].append(dict(style=_at(start, stop + 1, count, f'background:{color};color:{ink(color)}'),
                                       text=span.phase, classes='', span=f'{row} {start} {stop}'))
     for event, (item, phase) in session.intervals.items():
@@ -169,7 +171,8 @@ def _saved(session) -> dict:
 
 def header_html(session:LabelingSession) -> str:
     "Whose labels these are, which picture this is, and whether everything is saved"
-    store, info, status, left = session.store, session.store.info(session.item), session.status(session.item), open_events(session)
+    store, left = session.store, open_events(session)
+    info, status = session.store.info(session.item), session.status(session.item)
     is_settled, time_s = store.settled(session.item) is not None, info.get('time_s')
     where = ([f'frame {info.get("frame_index")}'] * bool(info.get('video'))
              + ([clock(time_s, 1)] if isinstance(time_s, (int, float)) else []))

@@ -246,7 +246,8 @@ def _connect(tool, screen:Screen):
     tool.queue_menu, tool.hold_menu = screen.queue_menu, screen.hold_menu
     tool.playback = Playback(tool.session, tool.keyboard.send, tool.refresh)
     tool.keyboard.on_played = tool.playback.drawn
-    tool.keyboard.on_note = lambda text, item, is_added: tool.change(lambda session: note(session, text, item, is_added))
+    def take_note(text, item, is_added): tool.change(lambda session: note(session, text, item, is_added))
+    tool.keyboard.on_note = take_note
     tool.keyboard.listen(screen.commands | {'Escape': 'unselect'}, tool.handle)
     tool.parts['legend'].value = legend_html(tool.schema, tool.session.suggestions is not None)
     screen.names.on_click(lambda _: ask_for_names(tool))

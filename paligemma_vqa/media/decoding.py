@@ -401,7 +401,8 @@ def _from_the_start(container, stream, grid:Grid, losses, table) -> tuple[Clockw
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #752ab1a3
 def _rest_of(container, clock:Clockwork) -> str:
-    "What is to be told when the last part of a file holds no packet of the track; nothing when it was not read to its end"
+    """What is to be told when the last part of a file holds no packet of the track; nothing when it was not read to
+    its end"""
     if not clock.can_miss or not container.size or not clock.last_position: return ''
     rest = 1 - clock.last_position / container.size
     if rest < 0.1 or container.size - clock.last_position < 2 * clock.largest: return ''

@@ -43,7 +43,7 @@ def open_image(
         warnings.simplefilter('ignore')   # what Pillow only warns of is an error below, or does not matter
         try:
             with opened_lazily(picture) as opened:
-                # Pillow decodes a damaged PNG to something, and only `verify` looks at its checksums; it ends the reading.
+                # Pillow decodes a damaged PNG to something; only `verify` looks at its checksums, which ends reading
                 if opened.format != 'PNG': return _decode(opened, name)
                 _check_size(opened, name)
                 opened.verify()
@@ -68,8 +68,8 @@ def open_image(
 def opened_lazily(
     picture:str|Path|bytes,
 ):                           # A Pillow picture whose pixels were not read yet; close it
-    """The file behind a picture, for whoever wants its size, or fewer pixels. `VQAError` when it is HEIC and pillow-heif
-    is not there; Pillow's own errors otherwise"""
+    """The file behind a picture, for whoever wants its size, or fewer pixels. `VQAError` when it is HEIC and
+    pillow-heif is not there; Pillow's own errors otherwise"""
     source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     try: return Image.open(source, formats=FORMATS)
     except Image.UnidentifiedImageError:

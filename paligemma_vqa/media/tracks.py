@@ -184,7 +184,8 @@ class Clockwork:
         while True:
             packet = ahead.popleft() if ahead else next(packets, None)
             if packet is None: return
-            # Where a recording ends and another is joined to it, one of the last two packets is taken for damaged though it is whole
+            # Where a recording ends and another is joined to it, one of the last two packets is taken for damaged
+            # though it is whole
             while packet.is_corrupt and self.can_miss and len(ahead) < 2 and (following := next(packets,
                                                                                                 None)) is not None:
                 ahead.append(following)
@@ -224,7 +225,8 @@ def _judge(clock:Clockwork, is_corrupt, dts_s, pts_s) -> tuple[str, bool]:
     if is_back or clock.can_restart and step_s > LONGEST_LEAP_S:
         clock.shift_s = clock.newest_s + clock.spacing_s - pts_s
         clock._steps.clear()
-        return f'the clock jumps {"back" if is_back else "ahead"} by {abs(step_s):.1f} s; the rest was moved behind', True
+        way = 'back' if is_back else 'ahead'
+        return f'the clock jumps {way} by {abs(step_s):.1f} s; the rest was moved behind', True
     usual_s = clock.step_s()
     if step_s > 0: clock._steps.append(step_s)
     if is_corrupt: return 'damaged in the file', False

@@ -71,7 +71,8 @@ def add_adapter(
                 use_dora=config.use_dora, use_rslora=config.use_rslora, task_type='CAUSAL_LM',
                 modules_to_save=['multi_modal_projector'] if config.train_projector else None))
     except ValueError as error:
-        raise VQAError(f"LoRA cannot be put on {', '.join(config.lora_targets)} ({str(error).splitlines()[0]:.120})") from None
+        reason = str(error).splitlines()[0]
+        raise VQAError(f"LoRA cannot be put on {', '.join(config.lora_targets)} ({reason:.120})") from None
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #4f34559d
 def _has_lora(model) -> bool: return hasattr(model, 'peft_config')

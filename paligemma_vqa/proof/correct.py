@@ -92,7 +92,8 @@ def same_probabilities(subject:Subject, passes:FixedPasses|None) -> tuple[bool, 
                 for codes, (_, value) in zip(found.codes, found.answers)
                 if truth[subject.automaton.tokens(subject.schema.from_codes(codes))] > np.log(1e-3))
     allowed = 2e-3 if subject.model.dtype == torch.float32 else .25
-    return apart < allowed and len(found.answers) == len(truth), f'{len(found.answers)} answers, at most {apart:.4f} nats apart'
+    is_right = apart < allowed and len(found.answers) == len(truth)
+    return is_right, f'{len(found.answers)} answers, at most {apart:.4f} nats apart'
 
 # %% ../../nbs/8_prove/02_correct.ipynb #9cbf378e
 def batch_to_learn(subject:Subject, pictures:int=2, seed:int=0) -> dict:

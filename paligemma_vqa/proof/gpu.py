@@ -31,7 +31,8 @@ def machine(device:str) -> dict:
 STEPS = {'correct': 90, 'speed': 150, 'tuning': 120}    # Seconds on a card; the step is ended then
 
 def seconds_for(step:str, device:str, minutes:float|None=None) -> float:
-    "Its share of `minutes`; by itself six on a card, which is lent by the minute, and two hours on a CPU, which may be busy"
+    """Its share of `minutes`; by itself six on a card, which is lent by the minute, and two hours on a CPU, which may
+    be busy"""
     if minutes is None: minutes = 6 if device.startswith('cuda') else 120
     return STEPS[step] / sum(STEPS.values()) * minutes * 60
 
@@ -121,7 +122,8 @@ def page(
                  f"{r['against_generate']:.1f} ×",
                  f"{r['in_prompts']:.2f}") for r in speeds]))
             parts.append(table(['one picture', 'in prompts', 'goal', 'at most generate'], [
-                (way, f'{prompts:.2f}', goal, 'yes' if cheaper else '**no**') for way, prompts, goal, cheaper in costs(rows)]))
+                (way, f'{prompts:.2f}', goal, 'yes' if cheaper else '**no**')
+                for way, prompts, goal, cheaper in costs(rows)]))
             parts.append(table(['batch', 'part', 'ms'], [(r['batch'], name, f'{s * 1e3:.1f}') for r in rows
                                                          if r['kind'] == 'parts' for name, s in r['seconds'].items()]))
         if step == 'tuning':
@@ -176,4 +178,4 @@ def main(arguments:list[str]|None=None) -> int:
     checks = found['steps']['correct']['rows']
     return int(any(step['ended'] != 0 for step in found['steps'].values()) or not checks
                or any(row['passed'] is False for row in checks)
-               or any('failed' in row for row in found['steps']['tuning']['rows'] if row.get('failed') != 'out of memory'))
+               or any('failed' in row and row['failed'] != 'out of memory' for row in found['steps']['tuning']['rows']))

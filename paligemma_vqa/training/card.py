@@ -31,11 +31,11 @@ def model_card_head(
 # %% ../../nbs/3_train/11_card.ipynb #a4817195
 _LIMITS = """## Limits
 
-- **Not a medical device.** Not for diagnosis, not for decisions about a patient, not for anything that a person does not
+- **Not a medical device.** Not for diagnosis, not for decisions about a patient, not for anything a person does not
   check.
 - It always answers in its schema, whatever it is shown. Pictures of another kind get an answer too; `valid_mass` and
   `unexplained` of a prediction are where that shows.
-- Devices, hospitals, patients and procedures that were not in the training data can be answered worse, and no figure above
+- Devices, hospitals, patients and procedures that were not in the training data can be answered worse; no figure above
   shows it. Test on your own held-out *videos* before use.
 """
 _LOADING = """```python

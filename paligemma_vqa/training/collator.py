@@ -105,8 +105,8 @@ def encode(
 def _pad(encoded, pad_id, is_answered) -> dict:
     # Answers: padded on the right, so that positions are true. Prefixes alone: on the left, so that all end together.
     length = max(len(ids) for ids, _ in encoded)
-    ids, mask, kinds = torch.full((len(encoded), length), pad_id), torch.zeros(len(encoded), length,
-                                                                               dtype=torch.int64), torch.zeros(len(encoded), length, dtype=torch.int64)
+    ids = torch.full((len(encoded), length), pad_id)
+    mask, kinds = torch.zeros(2, len(encoded), length, dtype=torch.int64)
     keep, labels = (torch.full((len(encoded), max(len(ids) - prefix for ids, prefix in encoded)), fill)
                     for fill in (0, -100))
     for i, (tokens, prefix) in enumerate(encoded):

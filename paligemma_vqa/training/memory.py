@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoConfig, Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+from transformers import (AutoConfig, Gemma2Config, PaliGemmaConfig, PaliGemmaForConditionalGeneration,
+                          SiglipVisionConfig)
 
 from .config import TrainingConfig
 from ..model.adapter import add_adapter
@@ -127,5 +128,5 @@ def memory_table(
 ) -> dict[str, dict[str, float]]:
     "GiB in all, by base and mode"
     settings = dict(batch_size=1) | changes
-    return {base.rpartition('/')[2]: {mode: round(memory_estimate(TrainingConfig(base=base, mode=mode,
-                                                                                 **settings)).total, 1) for mode in modes} for base in bases}
+    def total(base, mode): return round(memory_estimate(TrainingConfig(base=base, mode=mode, **settings)).total, 1)
+    return {base.rpartition('/')[2]: {mode: total(base, mode) for mode in modes} for base in bases}

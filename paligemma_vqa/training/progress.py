@@ -136,5 +136,6 @@ class StopOnSignal(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         "Leave evaluation and saving to the step"
-        # Leaving the loop looks like the end of an epoch. An evaluation now, and a second save, would be in no uninterrupted run.
+        # Leaving the loop looks like the end of an epoch. An evaluation now, and a second save, would be in no run
+        # that was not interrupted.
         if self.received: control.should_evaluate = control.should_save = False

@@ -114,7 +114,8 @@ def _from_adapter(config:TrainingConfig, start_from:Path|None) -> tuple[Training
 
 def _load(config:TrainingConfig, arguments:TrainingArguments, start_from:Path|None):
     "(model with what trains, processor)"
-    on_cpu, low = not torch.cuda.is_available(), torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    on_cpu = not torch.cuda.is_available()
+    low = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     model, processor = load_base(config.base, dtype=low if config.mode != 'full' else torch.float32,
                                  quantization='nf4' if config.mode == 'qlora' else None,
                                  soft_capping=config.soft_capping, attention=config.attention, training=True,

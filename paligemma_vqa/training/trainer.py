@@ -140,7 +140,8 @@ class VQATrainer(Trainer):
     def __init__(self, *args, score:Score|None=None, examples:list|None=None, info:AdapterInfo|None=None, keep:int=2,
                  weights:torch.Tensor|None=None, **kwargs):
         super().__init__(*args, preprocess_logits_for_metrics=_is_exact, compute_metrics=_mean_exact, **kwargs)
-        self.score, self.examples, self.info, self.keep, self.weights = score, examples if examples is not None else [], info, keep, weights
+        self.score, self.examples = score, examples if examples is not None else []
+        self.info, self.keep, self.weights = info, keep, weights
         self.nonsense, self.waiting_loss = StopOnNonsense(), 0.
         self.nonsense.scaler = self.accelerator.scaler
         self.add_callback(self.nonsense)
@@ -176,7 +177,8 @@ class VQATrainer(Trainer):
         return output
 
     def _save_checkpoint(self, model, trial):
-        folder, is_main = Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}', self.is_world_process_zero()
+        folder = Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}'
+        is_main = self.is_world_process_zero()
         self.waiting_loss = self.accelerator.gather(self._tr_loss).mean().item()
         try:
             with saving(folder, 'Go on from the last whole checkpoint with --resume.'):

@@ -59,7 +59,7 @@ def analyze_one(
     output_dir:str|Path,    # Folder of all results
     name:str,               # Folder of this video's results below it
     dynamics:Dynamics|None=None,
-    # Called with the result and its video, also when that was made earlier; `write_results` with its options, for example
+    # Called with the result and its video, also when that was made earlier; for example `write_results` with options
     finish:Callable|None=None,
     **settings,             # Fields of `Settings`
 ) -> Outcome:
@@ -200,7 +200,8 @@ def start_ray(
         except Exception as error:   # it has no type of its own for this
             what = 'Ray does not start' if address == 'local' else f"there is no Ray cluster at '{address}'"
             raise VQAError(f'{what} ({str(error).splitlines()[0]:.150})', exit_code=1,
-                           remedy='Leave --ray out, or start one with `ray start --head` and give its address.') from None
+                           remedy='Leave --ray out, or start one with `ray start --head` and give its '
+                                  'address.') from None
     ray = _import_ray(False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger('ray.data').setLevel(logging.ERROR)

@@ -141,7 +141,8 @@ class Asking:
     "Frames out of the mailbox to the model, and its answers to the desk"
     def __init__(self, predictor, receiver:Receiver, desk:Desk, budget_s:float, batch_size:int, bound:float,
                  is_over:Callable[[], bool]):
-        self.predictor, self.receiver, self.desk, self.budget_s, self.is_over = predictor, receiver, desk, budget_s, is_over
+        self.predictor, self.receiver, self.desk = predictor, receiver, desk
+        self.budget_s, self.is_over = budget_s, is_over
         self.batch_size, self.bound, self.expected_s = batch_size, bound, 0.0
         self.answered, self.late, self.latencies, self._taken = 0, 0, deque(maxlen=10_000), deque()
 

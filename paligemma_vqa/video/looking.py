@@ -149,7 +149,8 @@ def look(
 ) -> Iterator[tuple[int, float, np.ndarray, bool]]:
     """Yields `(frame index, time_s, probabilities [E, S], whether it was answered anew)` for each sampled frame, in
     order"""
-    detector, waiting = ChangeDetector(settings.skip_unchanged) if settings.skip_unchanged is not None else None, deque()
+    detector = ChangeDetector(settings.skip_unchanged) if settings.skip_unchanged is not None else None
+    waiting = deque()
     if detector and last_image is not None: detector.has_changed(last_image)
     def prepared():
         for frame in reader: yield frame, detector is None or detector.has_changed(frame.image)
@@ -159,7 +160,8 @@ def look(
             waiting.append((frame.index, frame.time_s, has_changed))
             if has_changed: yield frame
 
-    # Closed by name and not when nobody refers to it any more: the traceback of an error does, and the thread would go on
+    # Closed by name and not when nobody refers to it any more: the traceback of an error does, and the thread would
+    # go on
     with closing(ahead(prepared())) as frames, closing(_answers(predictor, to_answer(), settings, clock)) as answers:
         for answer in answers:
             while not waiting[0][2]: yield *waiting.popleft()[:2], last, False

@@ -194,7 +194,8 @@ def all_over_videos(
 # %% ../../nbs/6_watch/16_numbers.ipynb #5059710b
 _TABLES = dict(budget=('event', 'phase', 'count', 'total', 'total_s', 'share', 'mean_s', 'std_s', 'median_s',
                        'shortest_s',
-                       'longest_s', 'pause_mean_s', 'pause_std_s', 'first', 'first_s', 'last', 'last_s', 'first_at', 'last_at'),
+                       'longest_s', 'pause_mean_s', 'pause_std_s', 'first', 'first_s', 'last', 'last_s', 'first_at',
+                       'last_at'),
                faults=('event', 'occurrence', 'fault', 'phase', 'from_phase', 'time', 'time_s', 'time_at'),
                together=('first', 'second', 'both', 'both_s', 'share_of_first', 'share_of_second'),
                transitions=('before', 'after', 'count'))

@@ -38,7 +38,8 @@ function render({ model, el }) {
     isWaiting = true;
     model.set('time_s', time); model.save_changes();
   };
-  const player = { element: film, now: () => wanted ?? model.get('time_s'), seek: time => { ask(time); callbacks.forEach(call => call()); },
+  const player = { element: film, now: () => wanted ?? model.get('time_s'),
+    seek: time => { ask(time); callbacks.forEach(call => call()); },
                    listen: call => callbacks.push(call) };
   model.on('change:picture', show);
   model.on('change:time_s', () => callbacks.forEach(call => call()));
