@@ -18,6 +18,7 @@ from ..cards import escaped
 from .terminal import Adapter, existing_folder, say
 from ..dataset.records import load_schema
 from ..files import write_atomically
+from ..hints import pasteable
 from ..journal import owner_path
 from ..schema import EventSchema, VQAError
 
@@ -154,7 +155,10 @@ def label(
     if why: print(f'{why} The notebook for {annotator} is {path.name}.', file=sys.stderr)
     print(f"Labels will be signed '{annotator}'.", file=sys.stderr)
     say(path)
-    if not browser: return
-    if not shutil.which('jupyter-lab'):
-        raise VQAError('JupyterLab is not installed', remedy='pip install jupyterlab', exit_code=1)
-    raise typer.Exit(subprocess.run(['jupyter-lab', str(path.resolve())]).returncode)
+    code = 0
+    if browser:
+        if not shutil.which('jupyter-lab'):
+            raise VQAError('JupyterLab is not installed', remedy='pip install jupyterlab', exit_code=1)
+        code = subprocess.run(['jupyter-lab', str(path.resolve())]).returncode
+    print('Next, when pictures are labeled:', pasteable('lint', data), file=sys.stderr)
+    if code: raise typer.Exit(code)

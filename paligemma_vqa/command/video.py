@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, predictor_of,
                                             say, say_json, say_next)
 from ..display import seconds_of
+from ..hints import pasteable
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/11_video.ipynb #4221870e
@@ -253,12 +254,16 @@ def _tell(result, broken, queued, asked) -> None:
 
 def _what_next(result, asked) -> None:
     "Why there is nothing, and the command that makes the next model better"
-    given = ('--lora-path', asked.lora_path) if asked.lora_path else ('--model', asked.model)
     if not result.segments:
         from paligemma_vqa.video.nothing import why_nothing
         say(*why_nothing(result))
-    if asked.to_label: return say_next('label', asked.to_label, *(given if asked.lora_path else ()))
-    say_next('video', '--video-path', asked.video_path, *given, '--output', asked.output, '--to-label',
+    _next(asked)
+
+def _model_of(asked) -> tuple: return ('--lora-path', asked.lora_path) if asked.lora_path else ('--model', asked.model)
+
+def _next(asked) -> None:
+    if asked.to_label: return say_next('label', asked.to_label, *(_model_of(asked) if asked.lora_path else ()))
+    say_next('video', '--video-path', asked.video_path, *_model_of(asked), '--output', asked.output, '--to-label',
              asked.output/'to_label', why='to label what it is least sure of')
 
 # %% ../../nbs/9_command/11_video.ipynb #3510c803
@@ -296,6 +301,7 @@ def _after_many(predictor, outcomes, asked) -> None:
     if len(whole) < len(outcomes):
         raise VQAError(f'{len(outcomes) - len(whole)} of {len(outcomes)} videos failed; the others are done',
                        asked.output/'videos.csv', exit_code=1)
+    if not asked.json_: _next(asked)
 
 # %% ../../nbs/9_command/11_video.ipynb #4583ad45
 def _live(predictor, asked) -> None:
@@ -313,7 +319,10 @@ def _live(predictor, asked) -> None:
                       rules=read_rules(asked.rules, predictor.schema) if asked.rules else (), dynamics=asked.dynamics,
                       lag_s=0.5 if asked.lag is None else asked.lag)
     if asked.json_: say_json({name: value for name, value in asdict(report).items() if name != 'segments'})
-    else: print(report.table(), f'session                 {report.folder}', sep='\n', file=sys.stderr)
+    else:
+        print(report.table(), f'session                 {report.folder}', sep='\n', file=sys.stderr)
+        print('Next, with a recording of it:', pasteable('video', '--video-path', 'RECORDING', *_model_of(asked),
+                                                         '--output', asked.output), file=sys.stderr)
     if report.exit_code: raise typer.Exit(report.exit_code)
 
 # %% ../../nbs/9_command/11_video.ipynb #536ed175

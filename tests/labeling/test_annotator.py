@@ -1,5 +1,5 @@
 """Whose labels these are: the command's options win, a notebook that is not ours is never run, and nobody signs for somebody else."""
-import json, shutil
+import json, shlex, shutil
 
 import nbformat
 import pytest
@@ -32,6 +32,7 @@ def label(*arguments):
     done = run('label', *arguments, '--no-browser')
     assert done.returncode == 0, done.stderr
     path = done.stdout.strip()
+    assert shlex.split(done.stderr.splitlines()[-1].partition(': ')[2]) == ['paligemma-vqa', 'lint', str(arguments[0])]   # what to type next
     return path, nbformat.read(path, 4).cells[-1].source.splitlines()[-1], done.stderr
 
 

@@ -13,7 +13,7 @@ from statistics import median
 
 from .label_studio import none_word
 from .meaning import add, read_label
-from .source import Said, Source, _place, frames_of, video_meant
+from .source import Said, Source, _place, cutting, frames_of, video_meant
 from .tables import blank, check_zeros, columns_of, read_event_cells, table_bytes
 from .text import Table, seconds, whole
 from ..records import Record
@@ -66,8 +66,8 @@ def read_per_frame(source:Source, table:Table) -> Iterator[Said]:
             yield Said(item, rows[order[i]] if i >= 0 and place < order[i] + step else None)
     if found and len(gone) == len(found):
         raise VQAError(f"no frames of the video '{gone[0]}' in the folder", source.path,
-                       remedy='Cut it into frames first: paligemma-vqa frames VIDEO --output '
-                       f'{source.finder.pictures.folder}; or say which video it is: --video NAME.')
+                       remedy=f'Cut it into frames first: {cutting(source.finder.pictures.folder)}; or say which '
+                              'video it is: --video NAME.')
 
 # %% ../../../nbs/2_dataset/28_per_frame.ipynb #65b1bcca
 def _check_unit(source:Source, video:str, end:float, places:list[float], frames:list, in_frames:bool) -> None:
