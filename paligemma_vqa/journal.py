@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease
 
-from .files import sync_folder, write_atomically
+from .files import not_a_file, sync_folder, write_atomically
 from .schema import VQAError
 
 # %% ../nbs/0_ground/03_journal.ipynb #f8aacc54
@@ -116,7 +116,7 @@ def read_mended(path:str|Path) -> tuple[bytes, bytes|None]:
     "The bytes of a journal, and what they should be when somebody has taken something out of them"
     raw, copy = b'', b''
     with suppress(FileNotFoundError): raw = Path(path).read_bytes()
-    with suppress(OSError): copy = copy_path(path).read_bytes()
+    with suppress(OSError): copy = b'' if not_a_file(copy_path(path)) else copy_path(path).read_bytes()
     return raw, mended(raw, copy)
 
 # %% ../nbs/0_ground/03_journal.ipynb #50f3c857
@@ -211,7 +211,7 @@ class Journal(_Opened):
         for descriptor in (self._descriptor, self._copy):
             if descriptor is not None: os.close(descriptor)
         self._descriptor = self._copy = None
-        owner_path(self.path).unlink(missing_ok=True)
+        with suppress(OSError): owner_path(self.path).unlink(missing_ok=True)   # a courtesy; the lock is given back in any case
         self._lock.release()
         self._lock = None
 

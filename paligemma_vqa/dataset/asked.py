@@ -6,7 +6,7 @@
 __all__ = ['QUEUE', 'uncertainty', 'surprise', 'read_queue', 'add_to_queue']
 
 # %% ../../nbs/2_dataset/13_asked.ipynb #325d4787
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,26 @@ def surprise(
 # %% ../../nbs/2_dataset/13_asked.ipynb #d7880d67
 QUEUE = 'queue.jsonl'
 
-def read_queue(folder:str|Path) -> dict[str, float]:
+def _asked_in(text:bytes, path:Path, number:int) -> tuple[str, float]:
+    entry = parse_json(text, path, number)
+    is_asked = isinstance(entry, dict) and type(entry.get('bits')) in (int, float)
+    if not is_asked or not isinstance(entry.get('image'), str) or check_image_path(entry['image']):
+        raise LineError('record', 'the line asks for no picture', path, number, 'Delete it.')
+    return entry['image'], float(entry['bits'])
+
+def read_queue(
+    folder:str|Path,
+    # Called with each `LineError`; that line is left out. None: it is raised
+    on_error:Callable[[LineError], object]|None=None,
+) -> dict[str, float]:
     "Pictures asked for and how doubtful each was, in bits, the most doubtful first; `LineError` when a line is wrong"
-    asked, path = {}, Path(folder)/QUEUE
+    asked, path = [], Path(folder)/QUEUE
     for number, text in read_lines(path) if path.exists() else ():
-        entry = parse_json(text, path, number)
-        is_asked = isinstance(entry, dict) and type(entry.get('bits')) in (int, float)
-        if not is_asked or check_image_path(entry.get('image')):
-            raise LineError('record', 'the line asks for no picture', path, number, 'Delete it.')
-        asked[entry['image']] = float(entry['bits'])
-    return dict(sorted(asked.items(), key=lambda item: -item[1]))
+        try: asked.append(_asked_in(text, path, number))
+        except LineError as error:
+            if on_error is None: raise
+            on_error(error)
+    return dict(sorted(dict(asked).items(), key=lambda item: -item[1]))
 
 def add_to_queue(
     folder:str|Path,

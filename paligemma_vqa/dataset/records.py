@@ -7,7 +7,7 @@ __all__ = ['LABELS', 'Record', 'group_of', 'make_record', 'parse_record', 'label
            'Records', 'read_records', 'write_records', 'load_schema', 'dataset_fingerprint']
 
 # %% ../../nbs/2_dataset/03_records.ipynb #6bcbd4be
-import hashlib
+import hashlib, os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,7 +236,7 @@ def load_schema(
 ) -> EventSchema:
     "The schema of a dataset: its `schema.json`, or the default one; `VQAError` when that cannot be read"
     path = Path(folder)/'schema.json'
-    return EventSchema.load(path) if path.exists() else EventSchema()
+    return EventSchema.load(path) if os.path.lexists(path) else EventSchema()   # a link that leads nowhere is refused
 
 # %% ../../nbs/2_dataset/03_records.ipynb #de830800
 def dataset_fingerprint(

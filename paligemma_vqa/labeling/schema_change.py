@@ -15,11 +15,14 @@ from functools import cached_property
 from pathlib import Path
 
 from ..dataset.records import LABELS, Record, label_files, load_schema, parse_record
-from ..files import write_atomically
+from ..files import not_a_file, write_atomically
 from ..journal import copy_path, lock_journal
+from .chosen import read_settings, settings_path
 from .ledger import mark_of, records_of
+from .opened import journals
 from .outside import exported_path
 from .schema_form import keep_schema
+from .session import read_intervals
 from .store import LabelStore
 from ..schema import Annotation, EventSchema, VQAError
 
@@ -161,27 +164,28 @@ def _rewrite(folder:Path, renaming:Renaming):
     marks = _renamed_marks(folder, renaming)
     def entry(values): return renamed_entry(values, renaming, marks)
     def line(values): return json.loads(renaming.record(parse_record(json.dumps(values))).to_json())
-    for path in (folder/'labels').glob('[!.]*.jsonl'): _rewrite_lines(path, entry)
+    for path in journals(folder):
+        if not path.exists() and not not_a_file(path): write_atomically(path, [copy_path(path).read_bytes()])
+        _rewrite_lines(path, entry)
     if (folder/LABELS).exists(): _rewrite_lines(folder/LABELS, line)
-    settings = folder/'labels/settings.json'
-    if settings.exists():
-        found = json.loads(settings.read_text(encoding='utf-8'))
-        if isinstance(found.get('questions'), list): found['questions'] = [*map(renaming.question, found['questions'])]
-        write_atomically(settings, [json.dumps(found, ensure_ascii=False, indent=2).encode()])
+    if found := read_settings(folder):
+        if 'questions' in found: found['questions'] = [*map(renaming.question, found['questions'])]
+        write_atomically(settings_path(folder), [json.dumps(found, ensure_ascii=False, indent=2).encode()])
     for path in (folder/'labels').glob('.*.intervals'):
-        found = json.loads(path.read_text(encoding='utf-8'))
-        changed = {renaming.event(event): [item, renaming.phase(phase)] for event, (item, phase) in found.items()}
+        changed = {renaming.event(event): [item, renaming.phase(phase)]
+                   for event, (item, phase) in read_intervals(path).items()}
         write_atomically(path, [json.dumps(changed, ensure_ascii=False).encode()])
     # what was written before is of other names: it is compared anew
     for path in exported_path(folder), folder/'labels/.compacted': path.unlink(missing_ok=True)
     keep_schema(folder, renaming.new)
 
 def _rewrite_lines(path:Path, change):
-    "A file of JSON lines; one that cannot be read stays as it is"
+    "A file of JSON lines; a line that cannot be read stays as it is, and so does what is no file"
+    if not_a_file(path): return
     def lines():
         for line in path.read_bytes().splitlines(keepends=True):
             try: yield json.dumps(change(json.loads(line)), ensure_ascii=False).encode() + b'\n'
-            except (ValueError, KeyError, TypeError, AttributeError, VQAError): yield line
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, VQAError): yield line
     write_atomically(path, [*lines()])
     copy_path(path).unlink(missing_ok=True)      # it would be taken for what is missing
 

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['QUEUES', 'HOLD_TEXTS', 'Queue', 'LaterPredictor', 'check_names', 'Whereabouts', 'is_video', 'LabelingSession',
            'pause', 'save', 'close', 'asked', 'use_queue', 'show', 'labelers', 'to_settle', 'look_ahead', 'rank',
-           'looking', 'suggestions_came', 'model_failed', 'keep_intervals', 'ask_about_intervals', 'look_for_new']
+           'looking', 'suggestions_came', 'model_failed', 'read_intervals', 'keep_intervals', 'ask_about_intervals',
+           'look_for_new']
 
 # %% ../../nbs/1_label/07_session.ipynb #a51e9281
 import json, random, threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..dataset.asked import read_queue, uncertainty
+from ..dataset.asked import QUEUE, read_queue, uncertainty
 from ..dataset.records import list_pictures
-from ..files import write_atomically
+from ..files import not_a_file, read_json, write_atomically
 from .agreement import disagreements
 from .ahead import Prepared, neighbours_alike
 from .order import disagreeing_first, uncertain_first
@@ -264,9 +265,16 @@ def close(session:LabelingSession) -> None:
 
 # %% ../../nbs/1_label/07_session.ipynb #4c077d59
 def asked(session:LabelingSession) -> list[str]:
-    "Those of `queue.jsonl` that have no label, the most doubtful first"
-    items = set(session.store.items)
-    return [item for item in read_queue(session.store.folder) if item in items and item not in session.statuses]
+    "Those of `queue.jsonl` that have no label, the most doubtful first; lines that ask for nothing are told"
+    store, wrong, wished = session.store, [], {}
+    if what := not_a_file(store.folder/QUEUE): wrong.append(f'{store.folder/QUEUE} is {what}, and is left out.')
+    else:
+        try: wished = read_queue(store.folder, lambda error: wrong.append(f'{error} The line is left out.'))
+        except VQAError as error: wrong.append(str(error))
+    if wrong and wrong[0] not in store.notices:
+        store.notices.append(wrong[0] + (f' ({len(wrong) - 1} more lines like this.)' if len(wrong) > 1 else ''))
+        session.say(' '.join(store.notices))
+    return [item for item in wished if item in store.pictures.numbers and item not in session.statuses]
 
 def use_queue(session:LabelingSession, name:str) -> None:
     """Change the order in which pictures come up, and go to the first that is not labeled; `VQAError` for one that
@@ -360,6 +368,12 @@ def model_failed(session:LabelingSession, error:Exception) -> None:
 # %% ../../nbs/1_label/07_session.ipynb #1b8584e4
 def _intervals_path(store:LabelStore) -> Path: return store.folder/'labels'/f'.{store.annotator}.intervals'
 
+def read_intervals(path:Path) -> dict[str, tuple[str, str]]:
+    "Event to first picture and phase of the intervals that a file holds; what is none is left out"
+    found = read_json(path)
+    return {event: tuple(pair) for event, pair in (found.items() if isinstance(found, dict) else ())
+            if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)}
+
 def keep_intervals(session:LabelingSession) -> None:
     "Remember the open intervals for a restart"
     path = _intervals_path(session.store)
@@ -368,10 +382,7 @@ def keep_intervals(session:LabelingSession) -> None:
 
 def ask_about_intervals(session:LabelingSession) -> None:
     "Offer to go on with the intervals that were open when the kernel stopped"
-    try: found = json.loads(_intervals_path(session.store).read_bytes())
-    except (OSError, ValueError): return
-    if not isinstance(found, dict): return
-    known = {event: (item, phase) for event, (item, phase) in found.items()
+    known = {event: (item, phase) for event, (item, phase) in read_intervals(_intervals_path(session.store)).items()
              if event in session.schema.events and phase in session.schema.phases
              and item in session.store.pictures.numbers}
     if not known: return

@@ -6,11 +6,9 @@
 __all__ = ['LabelStore']
 
 # %% ../../nbs/1_label/02_store.ipynb #229d76ee
-from collections.abc import Sequence
 from pathlib import Path
 
 from . import asked, changed, exported, opened, outside
-from ..schema import EventSchema
 
 # %% ../../nbs/1_label/02_store.ipynb #9e94612f
 class _OfPictures:
@@ -33,25 +31,10 @@ class _OfPictures:
 # %% ../../nbs/1_label/02_store.ipynb #bf42af76
 class LabelStore(_OfPictures, opened.OpenFolder):
     "A dataset folder opened for labeling by one annotator. `VQAError` when it cannot be, with the remedy"
-    def __init__(self,
-        # Dataset folder: `images/`, and what is there already of labels.jsonl, schema.json, labels/
-        folder:str|Path,
-        annotator:str,                      # Whose labels these are; names the journal
-        schema:EventSchema|None=None,       # None: the folder's `schema.json`, or the default
-        # Template names of the schema or whole questions, a line each; None: the schema's first
-        questions:Sequence[str]|None=None,
-        answer_format:str|None=None,        # One of the schema's; None: the first
-        spans:bool=True,                    # False: every picture stands alone although its name shows a video
-        read_only:bool=False,               # Look, and take no lock
-        wait_s:float=0,                     # How long to wait for another process that writes as the same annotator
-    ):
-        super().__init__(folder, annotator, schema, questions, answer_format, spans, read_only, wait_s)
-        try:
-            opened.look_around(self)
-            if outside.take_outside(self): opened.scan(self)
-        except BaseException:
-            if self.journal: self.journal.close()
-            raise
+    def begin(self) -> None:
+        "Everybody's labels, the pictures, and what other programs did to labels.jsonl"
+        opened.look_around(self)
+        if outside.take_outside(self): opened.scan(self)
 
     # What the labels are
     annotation, held, state = asked.annotation, asked.held, asked.state
