@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'History', 'by_picture', 'exported_path', 'read_history', 'add_to_history', 'write_history', 'Outside',
-           'compare', 'read_labels', 'journal_marks', 'changes_of', 'take_outside']
+           'compare', 'read_labels', 'journal_marks', 'changes_of', 'looked_path', 'take_outside']
 
 # %% ../../nbs/1_label/15_outside.ipynb #5a8748ef
 import hashlib, json
@@ -209,6 +209,11 @@ def _only_here(store, changes):
             if held != (new or None):
                 changes.setdefault(after, {}).setdefault('events', {})[event] = [None, held or ENDS]
 
+# %% ../../nbs/1_label/15_outside.ipynb #2aced9b4
+def looked_path(folder:str|Path) -> Path:
+    "Where it stands which labels.jsonl was looked at last, and after which of ours: two SHA-256"
+    return Path(folder)/'labels/.looked'
+
 # %% ../../nbs/1_label/15_outside.ipynb #37432ed8
 def take_outside(store:OpenFolder) -> bool:
     "Take over what other programs did to labels.jsonl, or tell why not; whether anything became different here"
@@ -230,9 +235,15 @@ def take_outside(store:OpenFolder) -> bool:
     found = compare(by_picture(their), our, history, store.schema,
                     bool(content.strip()) and not wrong and last == store.head.get('sha256'),
                     kept, dropped, (lambda line: False) if last else journal_marks(store))
-    items, store.kept, store.head = changes_of(store, found, our), found.keep, {}
+    looked = [sha256, store.head.get('sha256', '')]
+    store.kept, store.head = found.keep, {}
+    if read_json(looked_path(store.folder)) == looked: return False
+    items = changes_of(store, found, our)
     _tell(store, path, content, their, found, wrong)
     _import(store, items)
+    if not store.read_only:
+        with suppress(OSError, VQAError):   # a full disk must not keep anybody from opening
+            write_atomically(looked_path(store.folder), [json.dumps(looked).encode()])
     return bool(items)
 
 # %% ../../nbs/1_label/15_outside.ipynb #f591cef1

@@ -45,7 +45,7 @@ class OutsideMachine(RuleBasedStateMachine):
         OutsideMachine.count += 1
         self.folder = make_folder(self.root/f'run{OutsideMachine.count}')
         self.store, self.written, self.ever, self.deleted = LabelStore(self.folder, 'anna'), set(), set(), set()
-        self.expected, self.bert, self.saved = self.look(), {}, {at(self.folder): [b'']}
+        self.expected, self.bert, self.saved, self.looked = self.look(), {}, {at(self.folder): [b'']}, self.raw()
 
     items, annotations = st.sampled_from(FRAMES), st.dictionaries(st.sampled_from('AB'), st.sampled_from('123'))
     numbers, times = st.integers(0, 10**6), st.sampled_from([None, 0, 10**9, 4 * 10**9])
@@ -64,6 +64,8 @@ class OutsideMachine(RuleBasedStateMachine):
             change()
         self.expected = self.look()
 
+    def raw(self): return (self.folder/LABELS).read_bytes() if (self.folder/LABELS).exists() else b''
+
     def lines(self):
         "What is in labels.jsonl now, as far as it can be read"
         try: return outside.read_labels(self.folder/LABELS)[0]
@@ -73,8 +75,10 @@ class OutsideMachine(RuleBasedStateMachine):
         "Something that looks at labels.jsonl; what is different afterwards must have been done outside, and been told"
         lines, before = self.lines(), self.expected
         foreign = {record.image: record for record in lines if digest(record) not in self.written}
-        there, raw = {record.image for record in lines}, (self.folder/LABELS).read_bytes() if (self.folder/LABELS).exists() else b''
+        there, raw = {record.image for record in lines}, self.raw()
+        if raw and raw == self.looked: foreign, there = {}, set(FRAMES)   # it was looked at; what was labeled since is newer
         step()
+        self.looked = self.raw()
         now = self.look()
         for item, (annotation, status, note, is_flagged) in now.items():
             if (annotation, status, note, is_flagged) == before[item]: continue
@@ -162,6 +166,7 @@ class OutsideMachine(RuleBasedStateMachine):
         self.expected = self.look()   # what was taken over before the end
         self.written |= {digest(record) for record in self.store.records()}
         self.ever |= self.written
+        self.looked = b''   # or not, before the end
         self.open_again()
         self.compacts()
 
@@ -289,6 +294,22 @@ def test_a_label_of_somebody_else_that_was_deleted_stays_away_until_it_is_given_
         assert FRAMES[1] not in answers(folder)
     with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[1], {'A': '2'})
     assert answers(folder)[FRAMES[1]] == {'A': '2'}
+
+@pytest.mark.parametrize('again', [True, False])
+def test_what_is_labeled_after_a_change_was_taken_is_newer(folder, again):
+    "A deleted line is labeled again as it was; an edited one is set back to what it was: both stay, also after a crash"
+    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES[:3], {'A': '1'}, hold='item')
+    kept = [text for text in (folder/LABELS).read_text().splitlines(keepends=True) if FRAMES[0] not in text]
+    (folder/LABELS).write_text(''.join(kept).replace('A in the 1', 'B in the 2', 1))
+    store = LabelStore(folder, 'anna')
+    assert store.status(FRAMES[0]) == 'todo' and store.annotation(FRAMES[1]) == {'B': '2'}
+    for item in FRAMES[:2]: store.accept(item, {'A': '1'})
+    if again:                                                     # without writing labels.jsonl in between
+        store.journal.close()
+        store = LabelStore(folder, 'anna')
+    store.compact()
+    assert answers(folder) == {item: {'A': '1'} for item in FRAMES[:3]}
+    store.close()
 
 CASE = ['{"note":"hi"}', '{"items":["images/a.jpg"],"time":5}',
         '{"time":"2026-01-01T00:00:00+00:00","items":{"/etc/passwd":{"A":1}}}', '[]', '7', '{"id": "x", "do": "set"}',
