@@ -211,7 +211,8 @@ class Journal(_Opened):
         for descriptor in (self._descriptor, self._copy):
             if descriptor is not None: os.close(descriptor)
         self._descriptor = self._copy = None
-        with suppress(OSError): owner_path(self.path).unlink(missing_ok=True)   # a courtesy; the lock is given back in any case
+        # a courtesy; the lock is given back in any case
+        with suppress(OSError): owner_path(self.path).unlink(missing_ok=True)
         self._lock.release()
         self._lock = None
 

@@ -92,4 +92,5 @@ def choose_task(
     names = {schema.question(name): name for name in schema.questions}
     asked = [names.get(question, question) for question in chosen.get('questions') or written.get('questions', [])]
     formats = [name for found in (written, chosen) if (name := found.get('answer_format')) in schema.answer_formats]
-    return tuple(questions or asked or (schema.question_template,)), answer_format or [*formats, schema.answer_format][0]
+    chosen = tuple(questions or asked or (schema.question_template,))
+    return chosen, answer_format or [*formats, schema.answer_format][0]

@@ -222,7 +222,8 @@ def look_around(store:OpenFolder) -> None:
             for line in fields.get('lines', ()):
                 # its picture is where its name says
                 with suppress(VQAError): store.pictures.learn(item, line['extra'])
-    if what := not_a_file(store.folder/FRAMES): store.notices.append(f'{store.folder/FRAMES} is {what}; it is left out.')
+    if what := not_a_file(store.folder/FRAMES):
+        store.notices.append(f'{store.folder/FRAMES} is {what}; it is left out.')
     else:
         try: store.pictures.read_frames()
         except VQAError as error: store.notices.append(str(error))
