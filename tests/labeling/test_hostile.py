@@ -155,7 +155,9 @@ def test_jupyterlab_with_the_command_s_notebook_and_the_card(received, tmp_path)
         assert 'carla' in page.locator('.vqa-annotator').last.inner_text()
         assert not {'PWNED', 'PWNED2', 'ran', 'folder'} & {page.title()}
         assert page.locator('.vqa-labeling img[src=x], .vqa-labeling script, .vqa-labeling svg[onload]').count() == 0
-        page.goto(f'{address}/lab/tree/README.md?reset&factory=Markdown%20Preview', wait_until='domcontentloaded')
+        page.goto(f'{address}/lab/tree/README.md?reset', wait_until='domcontentloaded')
+        page.locator('.jp-FileEditor .cm-content').click(button='right')
+        page.get_by_text('Show Markdown Preview').click()
         page.locator('.jp-RenderedMarkdown h1').first.wait_for()
         page.wait_for_timeout(1000)
         assert not {'PWNED', 'PWNED2', 'ran', 'folder'} & {page.title()}
