@@ -99,8 +99,6 @@ class Screen:
 
     def draw(self, session:LabelingSession, pictures:Prepared) -> None:
         "The session as it is now"
-        # before anybody can see it: with nothing to let go of, Esc asks where the keys go
-        self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
         for name, html in dict(header=header_html, progress=progress_html, rows=rows_html, toolbar=toolbar_html,
                                differing=differing_html, message=message_html,
                                timeline=timeline_html, answer=answer_html,
@@ -108,6 +106,8 @@ class Screen:
         self.parts['filmstrip'].value = filmstrip_html(session, pictures)
         self.parts['agreement'].value = agreement_html(session) if session.queue_name == 'review' else ''
         self.queue_menu.value, self.hold_menu.value = session.queue_name, session.hold
+        # with nothing to let go of, Esc asks where the keys go
+        self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
         self.keyboard.item, self.keyboard.note = session.item, session.store.state(session.item).note
 
 # %% ../../nbs/1_label/10_widget.ipynb #12cf0b9f

@@ -106,6 +106,7 @@ def make_schema(person, events, phases):
     person.page.locator(".vqa-labeling[data-ready='1']").last.wait_for(timeout=90_000)
 
 
+@pytest.mark.slow
 def test_a_new_folder_a_video_and_escape(workplace, bikes):
     "The schema is made in the tool, keys label what is playing, and what is pressed after Esc deletes no cell"
     folder, page, errors, address = workplace
