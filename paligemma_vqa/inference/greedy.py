@@ -20,7 +20,9 @@ def guessed_weight(
     alternative:Alternative,
 ) -> float:
     "How probable an alternative is by the rates"
-    return float(np.prod([rates[decided + i, code] for i, code in enumerate(alternative.codes)]))
+    weight = 1.
+    for event, code in enumerate(alternative.codes, decided): weight *= rates[event, code]
+    return float(weight)
 
 def _item_masses(session, row, node, rates) -> dict:
     "How a boundary divides its mass over what may follow: exact as far as it has run, guessed below"

@@ -99,9 +99,13 @@ def _plan(search:_Search, goal:float, most:int, may_exceed:bool) -> None:
         session.follow(row, session.automaton.forced(session.states[row][child])[0], child)
 
 def _rest(search:_Search, most:int=200) -> np.ndarray:
-    "[E, P+1] what the frontier's answers probably say: so far as they are written, and then by the guess"
+    """[E, P+1] what the frontier's answers probably say: so far as they are written, and then by the guess; what is
+    less than a millionth together is taken to be like the others"""
     rates, total = guess_rates(search.session, search.row, search.boundaries), np.zeros(())
+    left = search.unexplained
     for lp, _, token, tokens in heapq.nlargest(most, search.frontier, key=lambda one: one[0]):
+        if left < 1e-6 and total.ndim: break
+        left -= np.exp(lp)
         readings = search.automaton.readings(tokens + (token,))
         weights = np.array([guessed_weight(rates, len(codes), a) for codes, a, _ in readings])
         for (codes, a, _), weight in zip(readings, weights / weights.sum()):

@@ -69,17 +69,15 @@ class _Queued(_Trees):
 
     def _arrange(self, now:list, width:int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         "Tokens and depths [rows, width], and which of all nodes so far each sees [rows, width, nodes]"
-        tokens, depths = torch.zeros(2, self.rows, width, dtype=torch.long)
-        seen = []                                       # (row, query, place) triples
+        tokens, depths = np.zeros((2, self.rows, width), dtype=np.int64)
+        sees = np.zeros((self.rows, width, self._places + width), dtype=bool)
         for row, nodes in enumerate(now):
             for i, (node, parent, token) in enumerate(nodes):
                 places = self._seen[row][node] = self._seen[row][parent] + (self._places + i,)
                 tokens[row, i], depths[row, i] = token, len(places)
-                seen += [(row, i, place) for place in places]
+                sees[row, i, list(places)] = True
         self._places += width
-        sees = torch.zeros(self.rows, width, self._places, dtype=torch.bool)
-        if seen: sees[tuple(torch.tensor(seen).T)] = True
-        return tokens, depths, sees
+        return torch.from_numpy(tokens), torch.from_numpy(depths), torch.from_numpy(sees)
 
 # %% ../../nbs/4_answer/02_trees.ipynb #52a3efff
 def _trunk_sees(real:torch.Tensor, forced:int, width:int) -> torch.Tensor:
@@ -90,7 +88,7 @@ def _trunk_sees(real:torch.Tensor, forced:int, width:int) -> torch.Tensor:
     sees = torch.zeros(len(real), trunk, trunk + width, dtype=torch.bool, device=real.device)
     sees[:, :, :prefix] = real[:, None]
     sees[:, prefix:, prefix:trunk] = torch.ones(forced, forced, dtype=torch.bool, device=real.device).tril()
-    sees[:, range(prefix), range(prefix)] = True    # a row that sees nothing would be undefined
+    sees[:, :prefix, :prefix].diagonal(dim1=1, dim2=2).fill_(True)    # a row that sees nothing would be undefined
     return sees
 
 def _trunk_positions(real:torch.Tensor, forced:int) -> torch.Tensor:

@@ -16,6 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'config': ['TrainingConfig'],
     'collator': ['Collator'],
     'validation': ['score_answers'],
-    'memory': ['memory_estimate', 'memory_table'],
+    'memory': ['memory_estimate', 'memory_table'], 'fusing': ['compile_layers', 'keep_low_precision'],
     'progress': ['draw_history'],
 })

@@ -40,7 +40,7 @@ class TrainingSettings(AdapterConfig):
     soft_capping:bool|None=None              # None: as the checkpoint's configuration says
     attention:Literal['eager','sdpa','flex_attention']|None=None   # None: the best that is right
     gradient_checkpointing:bool=False        # A third slower, a fraction of the activation memory
-    compile:bool=False                       # torch.compile
+    compile:bool=False                       # Compile the layers: a minute at first, then faster and with less memory
     augment:bool=False                       # Vary the training pictures in ways that change no label
     cache_vision:bool=False                  # Run the frozen vision tower once per picture, not once per epoch
     eval_steps:int|None=None                 # Updates between evaluations; None: once an epoch

@@ -27,6 +27,7 @@ from ..dataset.splits import read_splits
 from ..hints import pasteable
 from .checkpoints import newest_whole
 from .features import FeatureCache
+from .fusing import compile_layers, keep_low_precision
 from .augment import Augmentation
 from .card import write_model_card
 from ..model.adapter import add_adapter, describe_trainable, save_adapter
@@ -74,7 +75,7 @@ def _arguments(config:TrainingConfig, run_dir:Path) -> TrainingArguments:
         bf16=precision == 'bf16', fp16=precision == 'fp16',
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs=dict(use_reentrant=False),
-        torch_compile=config.compile, dataloader_num_workers=config.workers, dataloader_pin_memory=not on_cpu,
+        dataloader_num_workers=config.workers, dataloader_pin_memory=not on_cpu,
         ddp_find_unused_parameters=config.mode == 'full', seed=config.seed, data_seed=config.seed,
         **{f'{when}_{name}': value for when in ('eval', 'save') for name, value in every.items()},
         logging_steps=config.log_steps, logging_nan_inf_filter=False, disable_tqdm=True,
@@ -122,6 +123,8 @@ def _load(config:TrainingConfig, arguments:TrainingArguments, start_from:Path|No
                                  device='cpu' if on_cpu else f'cuda:{PartialState().local_process_index}')
     model = add_adapter(model, config, seed=config.seed)
     if start_from is not None and config.mode != 'full': continue_adapter(model, start_from)
+    if low != torch.float32: keep_low_precision(model)
+    if config.compile: compile_layers(model)
     return model, processor
 
 # %% ../../nbs/3_train/09_run.ipynb #ae9716b0

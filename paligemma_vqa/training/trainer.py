@@ -165,12 +165,12 @@ class VQATrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None,
                         metric_key_prefix='eval'):
-        "Answers are counted, and no logits are gathered"
+        "Answers are counted, by layers that are not compiled, and no logits are gathered"
         ignore_keys = ['past_key_values', 'hidden_states', 'attentions', 'image_hidden_states']
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.score:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad(), self.compute_loss_context_manager(), torch.compiler.set_stance('force_eager'):
                 found = dict(self.score(model.eval(), self.processing_class, dataloader.dataset))
             self.examples[:] = found.pop('examples', [])
             output.metrics.update({f'{metric_key_prefix}_{name}': float(value) for name, value in found.items()})
