@@ -109,10 +109,11 @@ class NotebookPage:
         "Run every cell; `AssertionError` with the output when one fails"
         ran = """() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
                          return prompts.length && prompts.every(text => /\\[\\d+\\]/.test(text)); }"""
-        for _ in range(4):  # an early click clears the outputs and runs nothing
+        waits = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+        for _ in range(4):  # an early click clears the outputs and runs nothing; a second one while cells run would run them twice
             self.menu('Run', 'Run All Cells')
-            end = time.monotonic() + 15
-            while time.monotonic() < end:
+            begun = time.monotonic()
+            while time.monotonic() < begun + 15 or time.monotonic() < begun + 120 and self.page.evaluate(waits):
                 if self.page.evaluate(ran): return
                 errors = self.page.locator('.jp-OutputArea-output', has_text='Traceback (most recent call last)').all_inner_texts()
                 assert not errors, errors[0]

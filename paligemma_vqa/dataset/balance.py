@@ -13,16 +13,16 @@ from .records import Record
 from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/2_dataset/04_balance.ipynb #a518e356
-# Beside the labels, such as 'A 2': pictures that show no event, and all pictures
-NOTHING, PICTURES = 'nothing', 'pictures'
+# Beside the labels, such as ('A', '2'): pictures that show no event, and all pictures. Not 'A 2': names hold blanks
+NOTHING, PICTURES = ('nothing',), ('pictures',)
 
 class LabelReader:
     "The event-phase labels of answers, each different answer parsed once"
     def __init__(self, schema:EventSchema): self.schema, self._known = schema, {}
-    def __call__(self, answer:str) -> tuple[str, ...]:
-        "Such as `('A 2', 'C 1')`, `('nothing',)`, or `()` when the answer is not one of the schema's"
+    def __call__(self, answer:str) -> tuple[tuple[str, ...], ...]:
+        "Such as `(('A', '2'), ('C', '1'))`, `(NOTHING,)`, or `()` when the answer is not one of the schema's"
         if answer not in self._known:
-            try: labels = tuple(f'{event} {phase}' for event, phase in self.schema.parse(answer).items()) or (NOTHING,)
+            try: labels = tuple(self.schema.parse(answer).items()) or (NOTHING,)
             except VQAError: labels = ()
             if len(self._known) > 100_000: self._known.clear()   # free-form answers never repeat
             self._known[answer] = labels
@@ -43,18 +43,19 @@ def count_labels(
 
 # %% ../../nbs/2_dataset/04_balance.ipynb #a06c4dee
 def draw_balance(
-    counts:Mapping[str, Mapping[str, float]],   # Name of a bar (a side, or before and after) to label to number
+    counts:Mapping[str, Mapping[tuple, float]], # Name of a bar (a side, or before and after) to label to number
     schema:EventSchema,
 ):
     "The share of pictures that shows each event in each phase, for several sets side by side; a matplotlib figure"
     import matplotlib.pyplot as plt
-    labels = [NOTHING, *(f'{event} {phase}' for event in schema.events for phase in schema.phases)]
+    labels = [NOTHING, *((event, phase) for event in schema.events for phase in schema.phases)]
     colors = ['#999999', *(schema.colors[event] for event in schema.events for _ in schema.phases)]
     size = 2.9 * len(counts), 0.16 * len(labels) + 0.9
     figure, axes = plt.subplots(1, len(counts), figsize=size, dpi=72, sharey=True, sharex=True, squeeze=False)
     for axis, (name, numbers) in zip(axes[0], counts.items()):
         total = numbers.get(PICTURES) or 1
-        axis.barh(labels, [100 * numbers.get(label, 0) / total for label in labels], color=colors)
+        axis.barh(range(len(labels)), [100 * numbers.get(label, 0) / total for label in labels], color=colors)
+        axis.set_yticks(range(len(labels)), [' '.join(label) for label in labels])
         axis.set_title(f'{name} ({total:.0f} pictures)', fontsize=9)
         axis.set_xlabel('% of pictures', fontsize=8)
         axis.tick_params(labelsize=7)
@@ -73,7 +74,7 @@ def sampling_weights(
     if not 0 <= strength <= 1: raise VQAError(f'the strength is {strength}', remedy='Use 0 to 1.')
     labels_of, pairs = LabelReader(schema), []
     for i, row in enumerate(rows):
-        pairs += [(i, label, row.get('video') or i) for label in labels_of(row['answer']) or ('unreadable',)]
+        pairs += [(i, label, row.get('video') or i) for label in labels_of(row['answer']) or (('unreadable',),)]
     if not pairs: raise VQAError('there are no rows to draw from', remedy='Label some pictures first.')
     frames = Counter((label, group) for _, label, group in pairs)    # of a label in a group
     groups = Counter(label for label, _ in frames)                   # that show a label

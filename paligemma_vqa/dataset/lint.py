@@ -178,7 +178,7 @@ def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator
     counts = count_labels([line.record for line in lines if line.annotation is not None], schema)
     if counts[PICTURES] < 20: return   # too few to say anything
     for event in schema.events:
-        missing = [phase for phase in schema.phases if not counts[f'{event} {phase}']]
+        missing = [phase for phase in schema.phases if not counts[event, phase]]
         if missing == list(schema.phases):
             yield find('balance', f"event '{event}' is never there",
                        'Label pictures that show it, or take it out of the schema.')

@@ -77,7 +77,7 @@ def _labels(answers, sides, schema):
     "What the answers of each side say, counted as everywhere in the package"
     found = {side: count_labels([dict(answer=answer) for answer in answers[side]], schema, [*answers[side].values()])
              for side in sides}
-    def number(side, event, phase): return int(found[side][f'{event} {phase}'])
+    def number(side, event, phase): return int(found[side][event, phase])
     phases = {event: {phase: sum(number(side, event, phase) for side in sides) for phase in schema.phases}
               for event in schema.events}
     events = {side: {event: sum(number(side, event, phase) for phase in schema.phases) for event in schema.events}

@@ -40,7 +40,7 @@ function render({ model, el }) {
   const undo = [];                                     // what takes the listeners away again
   let played = null;                                   // the picture that the frame on the canvas belongs to
   const note = { item: null, isAdded: false };          // the note that is being written: for which picture, after what stands there
-  let root = null, inFlight = null, count = 0, isAsking = false, isLeaving = false, downOutside = false, drag = null, isOver = false, isPlayOver = true, dropped = 0;
+  let root = null, inFlight = null, count = 0, isAsking = false, isLeaving = false, isComposing = false, downOutside = false, drag = null, isOver = false, isPlayOver = true, dropped = 0;
 
   const isDead = () => Boolean(root && (root.matches('.jupyter-widgets-disconnected') || root.querySelector('.jupyter-widgets-disconnected')));
   const isStalled = () => inFlight && performance.now() - inFlight.since > model.get('stall_ms');
@@ -74,6 +74,7 @@ function render({ model, el }) {
     if (message.play) return onPlay(message.play, buffers);
     if (message.view !== view || !inFlight || message.id !== inFlight.id) return;
     inFlight = null; pump(); paint();
+    if (message.asks) letGo();
     if (note.isAdded && !isBusy()) note.item ??= model.get('item');
   }
 
@@ -113,13 +114,21 @@ function render({ model, el }) {
 
   // --- keys
 
+  // The keys of an input method belong to it: Safari tells the Enter that ends a composition by its number only.
+  const isComposed = event => event.isComposing || isComposing || event.keyCode === 229;
+  function onComposition(event) { isComposing = event.type === 'compositionstart'; }
+
   function onTextKey(event) {                           // ipywidgets keeps the keys of its text fields from bubbling up to us
-    if (event.isComposing || !event.target.matches?.(TEXT_FIELD)) return;
+    if (isComposed(event) || !event.target.matches?.(TEXT_FIELD)) return;
     const isOneLine = event.target.matches('input'), isMenu = event.target.matches('select');
     if (event.key === 'Escape' || (event.key === 'Enter' && isOneLine)) {   // leaving the field sends what was written
       event.preventDefault(); event.stopPropagation();
       takeFocus();                                     // at once: the next key is no text any more
     } else if (isMenu && !event.ctrlKey && !event.metaKey) event.stopPropagation();
+  }
+  function letGo() {                                    // Esc, with nothing to cancel: out of the full window, or ask where the keys should go
+    if (root.matches(':popover-open')) fullWindow(); else isAsking = !isAsking;
+    paint();
   }
   function leave() {
     isAsking = false; isLeaving = true;
@@ -135,14 +144,12 @@ function render({ model, el }) {
     const keys = model.get('combos'), key = keyName(event, keys), local = model.get('local')[key];
     const take = () => { event.preventDefault(); event.stopPropagation(); };
     if (isAsking && key === 'q') { take(); return leave(); }
-    const wasAsking = isAsking;
-    if (!['Shift', 'Control', 'Alt', 'Meta'].includes(event.key)) isAsking = false;
-    if (key === 'Escape' && !keys.includes(key)) {     // with nothing to cancel, ask where the keys should go
+    if (key === 'Escape') {                            // after keys on their way only the kernel knows whether there is something to cancel
       take();
-      if (root.matches(':popover-open')) fullWindow(); else isAsking = !wasAsking;
-      return paint();
+      if (event.repeat) return;
+      return (keys.includes(key) || isBusy()) && !isDead() && !isStalled() ? send({ key }) : letGo();
     }
-    if (wasAsking) paint();
+    if (isAsking && !['Shift', 'Control', 'Alt', 'Meta'].includes(event.key)) { isAsking = false; paint(); }
     if (local === 'full_window') { take(); return event.repeat || fullWindow(); }
     if (!keys.includes(key)) {
       const isForTheNotebook = isModified || event.key === 'Tab' || (event.shiftKey && event.key === 'Enter');
@@ -265,6 +272,7 @@ function render({ model, el }) {
     for (const [name, listener] of Object.entries(listeners)) listen(root, name, listener);
     listen(root, 'keydown', onTextKey, true);
     listen(root, 'change', onNoteChange, true);
+    for (const name of ['compositionstart', 'compositionend']) listen(root, name, onComposition, true);
     listen(document, 'pointerdown', onDocumentDown, true);
     listen(document, 'pointermove', onDrag);
     listen(document, 'pointerup', onPointerUp);
@@ -276,12 +284,15 @@ function render({ model, el }) {
     model.on('msg:custom', onAnswer); model.on('change:note', showNote); model.on('change:item', showNote); showNote();
     undo.push(() => model.off('change:note', showNote), () => model.off('change:item', showNote), () => sizes.disconnect(), () => changes.disconnect(), () => model.off('msg:custom', onAnswer));
     root.closest('.jp-OutputArea')?.classList.add('vqa-alive');    // the words about a missing tool are not needed
-    fit(); paint(); root.dataset.ready = '1';
-    setTimeout(() => {                                  // whoever is not writing elsewhere can use the keys at once
-      const at = document.activeElement, notebook = root.closest('.jp-Notebook, .jp-NotebookPanel');
-      const isFree = at === document.body || (notebook?.contains(at) && !at.matches(TEXT_FIELD) && !at.closest('.cm-editor'));
-      if (isFree && !isOver) takeFocus();
-    }, 100);
+    fit(); greet(); paint(); root.dataset.ready = '1';
+    setTimeout(greet, 100);                             // JupyterLab selects the next cell when it has run one
+  }
+  function greet() {                                    // whoever is not writing elsewhere can use the keys at once
+    if (isOver) return;
+    const at = document.activeElement, notebook = root.closest('.jp-Notebook, .jp-NotebookPanel');
+    const isFree = at === document.body || (notebook?.contains(at) && !at.matches(TEXT_FIELD) && !at.closest('.cm-editor'));
+    if (isFree) takeFocus();
+    if (hasFocus()) bringIntoSight();
   }
   attach();
   return () => { isOver = true; for (const take of undo) take(); over.remove(); canvas.remove(); };

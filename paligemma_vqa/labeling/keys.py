@@ -138,7 +138,7 @@ class Keyboard(anywidget.AnyWidget):
     """Sends keys and clicks from the element with class `vqa-labeling` around it, one at a time, each with the
     picture it is for"""
     _esm = (files('paligemma_vqa.labeling')/'keys.js').read_text(encoding='utf-8')
-    # Keys to listen to ('keys' is taken by ipywidgets)
+    # Keys to listen to ('keys' is taken by ipywidgets); Escape only while there is something to let go of
     combos = traitlets.List(traitlets.Unicode()).tag(sync=True)
     repeating = traitlets.List(traitlets.Unicode(),
                                ['ArrowRight', 'ArrowLeft', 'ArrowDown', 'ArrowUp', 'PageDown', 'PageUp',
@@ -164,10 +164,13 @@ class Keyboard(anywidget.AnyWidget):
         "Pass every command from the browser to `handle`, and answer when it is done, so that the next one can come"
         def received(widget, message, buffers):
             if 'played' in message: return self.on_played(message['played'])
+            # what is to be cancelled may have gone, or come, while Esc waited for the keys before it
+            asks = message.get('key') == 'Escape' and 'Escape' not in self.combos
             try:
+                if asks: return
                 if 'note' in message:
                     self.on_note(message['note'], message.get('item', ''), message.get('added', False))
                 command = message.get('command') or keys.get(message.get('key'))
                 if command: handle(command, message.get('item', ''))
-            finally: self.send({'view': message.get('view'), 'id': message.get('id')})
+            finally: self.send({'view': message.get('view'), 'id': message.get('id')} | ({'asks': True} if asks else {}))
         self.on_msg(received)

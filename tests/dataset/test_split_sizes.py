@@ -13,7 +13,7 @@ def videos(seed) -> dict[str, Counter]:
     random, counts = np.random.default_rng(seed), {}
     for number in range(12):
         counts[f'v{number}'] = labels = Counter({PICTURES: int(random.integers(5, 120))})
-        for label in 'ABCDE':
+        for label in zip('ABCDE', '12345'):
             if random.random() < .6: labels[label] = int(random.integers(1, labels[PICTURES] + 1))
     return counts
 

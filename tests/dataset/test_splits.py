@@ -144,7 +144,7 @@ def test_folds(records, folds, seed):
 
 
 @quick
-@given(st.dictionaries(videos, st.dictionaries(st.sampled_from(('A 1', 'B 2', 'C 3', PICTURES)), st.integers(1, 50), min_size=1), min_size=1, max_size=40),
+@given(st.dictionaries(videos, st.dictionaries(st.sampled_from((('A', '1'), ('B', '2'), ('C', '3'), PICTURES)), st.integers(1, 50), min_size=1), min_size=1, max_size=40),
        st.dictionaries(st.sampled_from(('train', 'validation', 'test', 'extra')), st.floats(0.05, 1), min_size=1), st.integers(0, 9))
 def test_assignment_is_total_and_seeded(counts, ratios, seed):
     counts = {group: Counter(labels) for group, labels in counts.items()}

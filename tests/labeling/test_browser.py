@@ -122,6 +122,7 @@ def test_a_new_folder_a_video_and_escape(workplace, bikes):
     page.locator('.vqa-counts', has_text='1 labeled of 10').wait_for()
     hands.press('Space')
     page.wait_for_function("() => Number(document.querySelector('.vqa-play-frame').dataset.frames) > 4")
+    page.locator('.vqa-counts', has_text='queue 3 of 10').wait_for()     # two pictures have passed
     hands.press('w', '2', 'Space')
     page.locator('.vqa-offer', has_text='played').wait_for()
     hands.press('Control+Enter')
@@ -272,7 +273,7 @@ tool = LabelingTool('noted', schema, 'ann', pause_s=0.3)
 handle = tool.handle
 def slow(command, item=None): time.sleep(0.15); handle(command, item)
 tool.keyboard._msg_callbacks.callbacks.clear()
-tool.keyboard.listen(tool.screen.commands, slow)
+tool.keyboard.listen(tool.screen.commands | {{'Escape': 'unselect'}}, slow)
 {PATIENT}""")
     notebook, hands = NotebookPage(page, address, 'noted.ipynb'), Hands(page, folder)
     notebook.run_all()
@@ -297,6 +298,28 @@ tool.keyboard.listen(tool.screen.commands, slow)
     page.keyboard.type('and dark')
     hands.press('Enter')
     page.wait_for_function("() => [...document.querySelectorAll('.vqa-note input')].pop().value === 'blurred 1 dd 12 and dark'")
+    # Esc waits for the keys before it: it lets go of what they selected, or asks when they left nothing to let go of
+    tool, answered = page.locator('.vqa-labeling').last, lambda: page.locator('.vqa-labeling').last.evaluate('e => e.dataset.busy') == '0'
+    hands.press('Home', 'Shift+ArrowRight', 'Escape')
+    wait_for(answered, 20, 'the answers')
+    assert page.locator('.vqa-run', has_text='selected').count() == 0 and tool.get_attribute('data-keys') == 'on'
+    hands.press('Shift+ArrowRight', 'Enter', 'Escape')
+    page.locator(".vqa-labeling[data-keys='asking']").last.wait_for(timeout=20_000)
+    hands.press('ArrowRight')
+    # Enter that ends a composition of an input method is the method's, whether the browser marks it (Chrome) or not (Safari)
+    hands.press('t')
+    field, typing = page.locator('.vqa-note input').last, page.context.new_cdp_session(page)
+    field.fill('')
+    typing.send('Input.imeSetComposition', dict(text='mo hu', selectionStart=5, selectionEnd=5))
+    press = "(e, options) => e.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', code: 'Enter', bubbles: true, cancelable: true, ...options}))"
+    for options in dict(isComposing=True), dict(keyCode=229), {}: field.evaluate(press, options)
+    assert field.evaluate('e => e === document.activeElement')
+    typing.send('Input.insertText', dict(text='模糊'))
+    field.evaluate(press, dict(keyCode=229))
+    assert field.evaluate('e => e === document.activeElement')
+    hands.press('Enter')
+    wait_for(lambda: '模糊' in (folder/'noted/labels/ann.jsonl').read_text(encoding='utf-8'), 20, 'the note in Chinese')
+    assert tool.get_attribute('data-keys') == 'on'
     assert not errors, errors
 
 
