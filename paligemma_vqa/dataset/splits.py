@@ -279,9 +279,10 @@ def _warn(splits, records, found) -> None:
                       'was never seen.', stacklevel=3)
     wanted = [side for side, share in splits.ratios.items() if share > 0]
     if empty := [side for side in wanted if not splits.splits[side]]:
-        groups = 'group of pictures that look alike' if splits.by == 'near-duplicates' else 'video'
+        one, several = {'near-duplicates': ('group of pictures that look alike', 'groups of pictures that look alike'),
+                        'time blocks': ('block of time', 'blocks of time')}.get(splits.by, ('video', 'videos'))
         number = len(splits.sides)
-        warnings.warn(f'There {"is 1" if number == 1 else f"are {number}"} {groups}{"" if number == 1 else "s"}: '
+        warnings.warn(f'There {f"is 1 {one}" if number == 1 else f"are {number} {several}"}: '
                       f'nothing is left for {" and ".join(empty)}. Label another video.', stacklevel=3)
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #144c4d45

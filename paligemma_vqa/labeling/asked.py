@@ -13,7 +13,7 @@ from collections import Counter
 
 from ..dataset.records import Record
 from .ledger import (ENDS, STATUSES, ItemState, Span, annotation_at, choose, final_annotation,
-                                           is_said, mark_of, records_of, status_of)
+                                           is_said, mark_of, records_of, settler_of, status_of)
 from .opened import OpenFolder, locked, refresh
 from ..schema import Annotation
 
@@ -131,9 +131,8 @@ def done_by(store:OpenFolder, annotator:str) -> list[str]:
 @locked
 def settled(store:OpenFolder, item:str) -> Annotation|None:
     "The latest decision of anybody on a disagreement; None when there is none"
-    decisions = [(ledger.fields[item]['time'], name) for name,
-                 ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
-    return final_annotation(store.ledgers[max(decisions)[1]], item, store.schema) if decisions else None
+    name = settler_of(store.ledgers, item)
+    return None if name is None else final_annotation(store.ledgers[name], item, store.schema)
 
 # %% ../../nbs/1_label/13_asked.ipynb #aa7d2657
 @locked

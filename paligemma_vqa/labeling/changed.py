@@ -32,6 +32,7 @@ class Action:
         self.items:dict[str, dict] = {}       # picture to its changes, as in an entry
         self.meant:dict[str, bool] = {}       # the pictures it is about
         self.affected:set[str] = set()        # others, of which something else was said
+        self.ends:dict[str, bool] = {}        # others, at which a label only ends: theirs stays as it is
 
     def record(self, item:str, name:str, old, new, event:str|None=None) -> None:
         "Remember a change; of several of the same thing the first old value and the last new one"
@@ -68,6 +69,7 @@ class Action:
                 self.affected.update(other for other in held_after(self.store, item, event)
                                      if is_said(ledger, other, event))
         if mark: self.field(item, 'source', self.source)
+        else: self.ends[item] = True
 
 # %% ../../nbs/1_label/14_changed.ipynb #4d0266bf
 def held_after(store:OpenFolder, item:str, event:str) -> list[str]:
@@ -122,7 +124,9 @@ def _write(store, current):
     order = dict.fromkeys([*current.meant, *current.items])
     changes = {item: changed for item in order if (changed := without_idle(current.items.get(item, {})))}
     if not changes: return
-    entry = append(store, dict(do=current.name, source=current.source, items=changes))
+    ends = [item for item in current.ends if item in changes and item not in current.meant]
+    entry = dict(do=current.name, source=current.source, items=changes)
+    entry = append(store, entry | ({'ends': ends} if ends else {}))
     store.ledger.noted(entry)   # its changes are in the ledger already
     items = tuple(dict.fromkeys([*current.meant, *changes]))
     current.change = Change(entry['id'], current.name, items, current.source, entry['time'],
@@ -299,6 +303,7 @@ def _repeat(store, name, stack):
         if store.current: raise VQAError(f'{name} inside an action', remedy='Leave the `with` first.', exit_code=1)
         if not stack: return None
         items = {item: inverse(changes) if name == 'undo' else changes for item, changes in stack[-1]['items'].items()}
-        entry = append(store, dict(do=name, of=stack[-1]['id'], source='human', items=items))
+        ends = {'ends': stack[-1]['ends']} if 'ends' in stack[-1] else {}
+        entry = append(store, dict(do=name, of=stack[-1]['id'], source='human', items=items) | ends)
         store.ledger.apply(entry)
         return Change(entry['id'], name, tuple(items), 'human', entry['time'])

@@ -172,5 +172,7 @@ class Keyboard(anywidget.AnyWidget):
                     self.on_note(message['note'], message.get('item', ''), message.get('added', False))
                 command = message.get('command') or keys.get(message.get('key'))
                 if command: handle(command, message.get('item', ''))
-            finally: self.send({'view': message.get('view'), 'id': message.get('id')} | ({'asks': True} if asks else {}))
+            finally:
+                answer = {'view': message.get('view'), 'id': message.get('id')}
+                self.send(answer | ({'asks': True} if asks else {}))
         self.on_msg(received)

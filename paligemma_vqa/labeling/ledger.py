@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'FIELDS', 'BESIDE', 'ItemState', 'Change', 'Span', 'inverse', 'without_idle',
-           'wrong_entry', 'Keys', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'choose',
-           'final_annotation', 'records_of', 'digest', 'mark_of']
+           'wrong_entry', 'Keys', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'said_at',
+           'settler_of', 'choose', 'final_annotation', 'records_of', 'digest', 'mark_of']
 
 # %% ../../nbs/1_label/01_ledger.ipynb #ab6d6fa5
 import hashlib, json, re
@@ -111,6 +111,7 @@ def wrong_entry(
     if not isinstance(entry['do'], str) or not isinstance(entry['time'], str):
         return 'the action or its time is not a text'
     if not isinstance(entry['items'], dict): return 'the "items" are no JSON object'
+    if not isinstance(entry.get('ends', []), list): return 'the "ends" are no list'
     for item, changes in entry['items'].items():
         if item not in known:   # most names are plain, and need no closer look
             if not _PLAIN(item) and (complaint := check_image_path(item)): return complaint
@@ -164,7 +165,7 @@ class Keys:
         self._tracks = None
 
 # %% ../../nbs/1_label/01_ledger.ipynb #75b19eda
-BESIDE = {'flagged', 'dropped'}   # changes of these are not changes of the label
+BESIDE = {'flagged', 'dropped', 'note'}   # changes of these are not changes of the label
 
 class Ledger(Keys):
     "What the entries of one journal fold to"
@@ -187,8 +188,11 @@ class Ledger(Keys):
 
     def noted(self, entry:dict) -> None:
         "An entry whose changes were made already: its time, and what can be undone now"
+        ends = entry.get('ends', ())
         for item, changes in entry['items'].items():
+            if changes.keys() == {'events'} and item in ends: continue     # what is said of this picture stays the same
             if changes.keys() - BESIDE: self.fields.setdefault(item, {})['time'] = entry['time']
+            if 'settled' in changes: self.fields.setdefault(item, {})['settled_at'] = entry['time']
         if entry['do'] == 'undo':
             if self.undoable: self.redoable.append(self.undoable.pop())
         elif entry['do'] == 'redo':
@@ -249,6 +253,16 @@ def is_said(ledger:Ledger, item:str, event:str) -> bool:
     return ledger.statuses.get(item) == 'done' or event in ledger.fields.get(item, {}).get('said', ())
 
 # %% ../../nbs/1_label/01_ledger.ipynb #49663aac
+def said_at(fields:Mapping) -> str:
+    "When a picture got the label that counts: when it was settled, or else said last"
+    return fields.get('settled_at', fields['time']) if 'settled' in fields else fields['time']
+
+def settler_of(ledgers:Mapping[str, Ledger], item:str) -> str|None:
+    "Who decided a disagreement last; None when nobody did"
+    decisions = [(said_at(ledger.fields[item]), name) for name, ledger in ledgers.items()
+                 if 'settled' in ledger.fields.get(item, {})]
+    return max(decisions)[1] if decisions else None
+
 def choose(
     ledgers:Mapping[str, Ledger],  # By annotator
 ) -> dict[str, tuple[str, Ledger]]:
@@ -258,7 +272,7 @@ def choose(
         settled = [item for item, fields in ledger.fields.items() if 'settled' in fields]
         for item in {*settled, *(item for item, status in ledger.statuses.items() if status == 'done')}:
             fields = ledger.fields[item]
-            rank = ('settled' in fields, fields['time'], name)
+            rank = ('settled' in fields, said_at(fields), name)
             if item not in chosen or rank > chosen[item][0]: chosen[item] = rank, name, ledger
     return {item: (name, ledger) for item, (_, name, ledger) in chosen.items()}
 
@@ -284,7 +298,7 @@ def records_of(
         return [Record(item, line['question'], line['answer'], line['extra']) for line in fields['lines']]
     source = 'settled' if 'settled' in fields else fields.get('source', 'human')
     note = {'note': fields['note']} if 'note' in fields else {}
-    made = dict(annotator=annotator, source=source, created_at=fields['time']) | note
+    made = dict(annotator=annotator, source=source, created_at=said_at(fields)) | note
     answer = schema.render(final_annotation(ledger, item, schema), answer_format)
     lines = fields.get('lines') or [dict(question=question, extra={}) for question in questions]
     return [Record(item, line['question'], answer, {**where, **line['extra'], **made}) for line in lines]

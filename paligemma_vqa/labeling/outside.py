@@ -268,7 +268,9 @@ def _import(store, items):
                                       for fields in ledger.fields.values()), default='')
     for start in range(0, len(names), 1000):   # not all in one line: a damaged line costs what is in it
         batch = {item: items[item] for item in names[start:start + 1000]}
-        store.ledger.apply(append(store, dict(do='import', source='imported', time=max(now(), latest), items=batch)))
+        ends = [item for item, changes in batch.items() if changes.keys() == {'events'}]     # see `_only_here`
+        entry = dict(do='import', source='imported', time=max(now(), latest), items=batch)
+        store.ledger.apply(append(store, entry | ({'ends': ends} if ends else {})))
 
 # %% ../../nbs/1_label/15_outside.ipynb #f2f84fec
 def _tell(store, path, content, their, found, wrong):

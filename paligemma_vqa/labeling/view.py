@@ -22,6 +22,7 @@ from .agreement import agreement
 from .ahead import Prepared
 from .commands import open_events
 from .keys import command_keys, legend
+from .ledger import settler_of
 from .session import LabelingSession, labelers, looking, to_settle
 from ..schema import ANSWER_PREFIX, EventSchema
 
@@ -188,9 +189,7 @@ def header_html(session:LabelingSession) -> str:
 # %% ../../nbs/1_label/09_view.ipynb #d7c3015c
 def settled_by(store, item:str) -> str:
     "Who decided a disagreement last; '' when nobody did"
-    decisions = [(ledger.fields[item]['time'], name) for name,
-                 ledger in store.ledgers.items() if 'settled' in ledger.fields.get(item, {})]
-    return max(decisions)[1] if decisions else ''
+    return settler_of(store.ledgers, item) or ''
 
 def progress_html(session:LabelingSession) -> str:
     "How many pictures are labeled, where in the queue this one is, what the model is doing"

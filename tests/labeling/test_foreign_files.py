@@ -1,15 +1,18 @@
 """What other programs leave where files of a folder should be: each is told or refused in one line, everything else opens,
 and no label is lost over it."""
-import json, os, shutil
+import io, json, os, shutil, sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from paligemma_vqa.dataset.formats.cvat import write_cvat
+from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.dataset.records import LABELS, Record, read_records, write_records
 from paligemma_vqa.labeling.schema_change import change_schema
-from paligemma_vqa.labeling.session import LabelingSession
+from paligemma_vqa.labeling.session import LabelingSession, show
 from paligemma_vqa.labeling.store import LabelStore
+from paligemma_vqa.labeling.widget import LabelingTool
 from paligemma_vqa.schema import EventSchema, VQAError
 
 SCHEMA = EventSchema(events=('A', 'B'), phases=('1', '2', '3'))
@@ -151,3 +154,55 @@ def test_what_comes_from_elsewhere_is_gone_on_with(tmp_path):
     assert (new.question, new.answer) == ('answer en Which events?', SCHEMA.render({'B': '3'}, 'list'))
     with LabelStore(tmp_path, 'anna', answer_format='sentence') as store: assert store.answer_format == 'sentence'   # asked for
     with pytest.raises(VQAError, match="no answer format 'poem'"): LabelStore(tmp_path, 'anna', answer_format='poem')
+
+
+# --- what phones and new cameras write
+
+RED, GREEN, BLUE = (220, 30, 30), (30, 190, 40), (40, 50, 210)
+
+@pytest.fixture
+def phone(tmp_path):
+    "Three pictures of a phone, wider than high, the JPEG held upright"
+    heif = pytest.importorskip('pillow_heif')
+    (tmp_path/'images').mkdir()
+    heif.from_pillow(Image.new('RGB', (64, 48), RED)).save(tmp_path/'images/IMG_1.HEIC', quality=95)
+    Image.new('RGB', (64, 48), GREEN).save(tmp_path/'images/IMG_2.avif', quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (64, 48), BLUE).save(tmp_path/'images/IMG_3.jpg', quality=95, exif=exif)
+    SCHEMA.save(tmp_path/'schema.json')
+    return tmp_path
+
+SIZES = {'images/IMG_1.HEIC': (64, 48), 'images/IMG_2.avif': (64, 48), 'images/IMG_3.jpg': (48, 64)}
+
+def seen(tool) -> tuple[tuple[int, int], tuple[int, ...]]:
+    "Size and colour of what the browser is given"
+    with Image.open(io.BytesIO(tool.image.value)) as picture: return picture.size, picture.convert('RGB').getpixel((20, 20))
+
+def test_heic_and_avif_are_labeled_like_any_picture(phone):
+    tool = LabelingTool(phone, annotator='anna', pause_s=0)
+    try:
+        for (item, size), colour in zip(SIZES.items(), (RED, GREEN, BLUE)):
+            assert tool.session.item == item
+            shown, pixel = seen(tool)
+            assert shown == size and max(abs(a - b) for a, b in zip(pixel, colour)) < 12, item
+            for command in 'event 0', 'phase 2', 'confirm': tool.handle(command)
+    finally: tool.close()
+    assert answers(phone) == {item: {'A': '2'} for item in SIZES}
+    assert [finding for finding in lint(phone) if finding.level == 'error'] == []
+    xml = write_cvat(read_records(phone), SCHEMA, phone).decode()
+    for item, (width, height) in SIZES.items(): assert f'name="{item}" width="{width}" height="{height}"' in xml
+
+def test_without_the_library_for_heic_everything_else_is_labeled_and_the_rest_says_what_it_needs(phone, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    tool = LabelingTool(phone, annotator='anna', pause_s=0)
+    try:
+        assert 'paligemma_vqa[heif]' in ' '.join(tool.store.notices) + tool.parts['message'].value
+        show(tool.session, 'images/IMG_2.avif')
+        tool.refresh()
+        assert seen(tool)[0] == (64, 48)
+        for command in 'event 0', 'phase 2', 'confirm': tool.handle(command)
+    finally: tool.close()
+    assert answers(phone) == {'images/IMG_2.avif': {'A': '2'}}
+    found = {finding.message for finding in lint(phone)}
+    assert all('pillow-heif' not in message for message in found)       # nobody has a record of it yet

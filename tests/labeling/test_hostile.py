@@ -21,10 +21,11 @@ from paligemma_vqa.labeling.ahead import show_picture
 from paligemma_vqa.schema import EventSchema
 from terminal import run
 
-EVENTS = ("<img src=x onerror=document.title='PWNED'>", '=cmd()', '../up', '[x](javascript:alert(1))', '‮abc',
+CASE = EventSchema.load(Path(__file__).with_name('cases')/'hostile_schema.json')
+EVENTS = (*CASE.events,
           "<svg/onload=document.title='PWNED'>", "</script><script>document.title='PWNED'</script>", "' onmouseover=document.title='PWNED' x='",
           "&ltimg src=x onerror=document.title='PWNED'&gt", "![x](x' onerror=document.title='PWNED')", '| a | --> ``` <b>', '-1+2', '@SUM(A1)', '＝1+1')
-PHASES = ("<script>document.title='PWNED2'</script>", '2')
+PHASES = CASE.phases
 RUNS = "<img src=x onerror=document.title='ran'>"
 
 

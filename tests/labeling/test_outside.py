@@ -311,8 +311,7 @@ def test_what_is_labeled_after_a_change_was_taken_is_newer(folder, again):
     assert answers(folder) == {item: {'A': '1'} for item in FRAMES[:3]}
     store.close()
 
-CASE = ['{"note":"hi"}', '{"items":["images/a.jpg"],"time":5}',
-        '{"time":"2026-01-01T00:00:00+00:00","items":{"/etc/passwd":{"A":1}}}', '[]', '7', '{"id": "x", "do": "set"}',
+CASE = [*Path(__file__).with_name('cases').joinpath('journal_foreign_lines.jsonl').read_text().splitlines(), '{"id": "x", "do": "set"}',
         '{"time":"2026","do":"set","items":{"images/polyp.jpg":{"events":{"A":[null,1]}}}}',
         '{"time":"2026","do":"set","items":{"images/polyp.jpg":{"status":[null,"finished"]}}}',
         '{"time":"2026","do":"set","items":{"../x.jpg":{"note":[null,"x"]}}}',
@@ -391,3 +390,17 @@ def test_pictures_that_are_gone_or_cannot_be_opened_are_told_with_their_number(f
         assert '2 links' in links and '2 files' in others and 'scan.dcm' in others
         assert len(store.items) == len(FRAMES) - 1 and store.counts()['done'] == len(FRAMES) - 2
     assert len(answers(folder)) == len(FRAMES)      # the labels are kept
+
+
+def test_an_edit_from_outside_leaves_the_frame_after_it_to_whom_it_belongs(folder):
+    "Taking over an edited line ends its label before the next frame, which somebody else labeled last"
+    with LabelStore(folder, 'anna') as store:
+        store.set(FRAMES[0], 'A', '1')
+        store.set_status(FRAMES[:5], 'done')
+    with LabelStore(folder, 'bert') as store: store.accept(FRAMES[3], {'A': '2'}, source='human')
+    text = (folder/LABELS).read_text().splitlines(keepends=True)
+    (folder/LABELS).write_text(''.join(t.replace('A in the 1', 'A in the 3') if FRAMES[2] in t else t for t in text))
+    for name in 'anna', 'bert':
+        with LabelStore(folder, name) as store: store.set_flag(FRAMES[0], name == 'anna')
+        assert answers(folder) == {FRAMES[0]: {'A': '1'}, FRAMES[1]: {'A': '1'}, FRAMES[2]: {'A': '3'}, FRAMES[3]: {'A': '2'}, FRAMES[4]: {'A': '1'}}
+        assert next(r.extra['annotator'] for r in read_records(folder) if r.image == FRAMES[3]) == 'bert'

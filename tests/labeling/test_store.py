@@ -84,6 +84,10 @@ class StoreMachine(RuleBasedStateMachine):
     annotations = st.dictionaries(events, st.sampled_from(SCHEMA.phases))
     holds = st.sampled_from(['span', 'todo', 'item'])
 
+    def sources(self, *meant):
+        "Who decided the keys of all other pictures: a key that only ends a label signs nothing"
+        return {item: fields.get('source') for item, fields in self.store.ledger.fields.items() if item not in meant}
+
     def done(self, change, before):
         same = before == self.model.snapshot()
         if change is None: assert same or self.ignores_source, 'the store says that nothing changed'
@@ -98,7 +102,9 @@ class StoreMachine(RuleBasedStateMachine):
         said = {(i, e) for i in labels for e in SCHEMA.events if self.model.is_said(i, e)}
         if self.model.phase(item, event) != phase: self.model.assign(item, event, phase, hold)
         self.model.say(item, event)
+        sources = self.sources(item)
         change = self.store.set(item, event, phase, hold=hold)
+        assert self.sources(item) == sources, 'a picture that this was not about was signed'
         self.done(change, before)
         if change:
             now = self.model.labels()
@@ -126,7 +132,9 @@ class StoreMachine(RuleBasedStateMachine):
             if self.model.phase(run[0], event) != phase: self.model.keys[run[0], event] = phase or ''
             for item in run[1:]: self.model.keys[item, event] = None
         for item in run: self.model.say(item, event)
+        sources = self.sources(*run)
         change = self.store.set_range(first, last, event, phase)
+        assert self.sources(*run) == sources
         now = self.model.labels()
         assert all(now[item].get(event) == phase for item in run)
         assert all(now[item] == labels[item] for item in self.model.items if item not in run)
@@ -140,7 +148,10 @@ class StoreMachine(RuleBasedStateMachine):
         for item in sorted(chosen, reverse=True):
             for event in SCHEMA.events: self.model.assign(self.model.items[item], event, annotation.get(event), hold)
             self.model.say(self.model.items[item], *SCHEMA.events)
-        change = self.store.annotate([self.model.items[item] for item in chosen], annotation, hold=hold)
+        meant = [self.model.items[item] for item in chosen]
+        sources = self.sources(*meant)
+        change = self.store.annotate(meant, annotation, hold=hold)
+        assert self.sources(*meant) == sources
         self.done(change, before)
 
     @rule(item=items, annotation=annotations)
@@ -245,3 +256,63 @@ def test_store_follows_the_plain_model(tmp_path):
     StoreMachine.folder, StoreMachine.count = tmp_path, 0
     run_state_machine_as_test(StoreMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None,
                                                               suppress_health_check=list(HealthCheck)))
+
+
+@pytest.mark.parametrize('how', ['one picture', 'a run'])
+def test_the_end_of_a_label_signs_for_nobody(tmp_path, how):
+    "A key that stops a label before a picture that the model labeled, or that nobody saw, leaves whose label that is"
+    folder = make_folder(tmp_path)
+    with LabelStore(folder, 'anna') as store:
+        v = store.videos['v']
+        store.accept(v[3], {'bleeding': 'early', '出血': 'late'}, source='model:probe')
+        if how == 'one picture': store.set(v[2], 'bleeding', 'late', hold='item')
+        else: store.set_range(v[1], v[2], 'bleeding', 'late')
+        assert store.annotation(v[3]) == {'bleeding': 'early', '出血': 'late'} and store.state(v[3]).source == 'model:probe'
+        store.set(v[5], 'bleeding', '3', hold='item')
+        ended = store.state(v[6])                       # the key that ends the label stands at a picture that nobody saw
+        assert ended.explicit and ended.source is None and ended.status == 'todo' and not ended.said
+    assert {record.image: record.extra['source'] for record in read_records(folder)} == {v[3]: 'model:probe'}
+
+
+BESIDE = {
+    'a label that ends before it': lambda store, v: store.set(v[2], 'bleeding', '3', hold='item'),
+    'a run that ends before it': lambda store, v: store.set_range(v[1], v[2], 'bleeding', '3'),
+    'a note': lambda store, v: store.set_note(v[3], 'blurred'),
+    'a flag': lambda store, v: store.set_flag(v[3]),
+}
+
+@pytest.mark.parametrize('what', BESIDE)
+def test_a_label_said_last_counts_until_somebody_says_another(tmp_path, what):
+    "What is done beside a picture, undone and done again, does not bring the older label of another annotator back"
+    folder = make_folder(tmp_path)
+    with LabelStore(folder, 'anna') as store:
+        v = store.videos['v']
+        store.set(v[0], 'bleeding', 'early')
+        store.set_status(v, 'done')
+    with LabelStore(folder, 'bert') as store: store.accept(v[3], {'bleeding': 'late'}, source='human')
+    def label(): return next((SCHEMA.parse(r.answer), r.extra['annotator']) for r in read_records(folder) if r.image == v[3])
+    for act in BESIDE[what], lambda store, v: store.undo(), lambda store, v: store.redo():
+        with LabelStore(folder, 'anna') as store:
+            assert act(store, v) is not None
+            store.compact()
+            assert label() == ({'bleeding': 'late'}, 'bert')
+        with LabelStore(folder, 'carla') as store: assert label() == ({'bleeding': 'late'}, 'bert')    # read from the journals
+    with LabelStore(folder, 'anna') as store: store.set(v[3], '出血', 'late', hold='item')
+    assert label() == ({'bleeding': 'early', '出血': 'late'}, 'anna')
+
+
+def test_a_decision_is_as_old_as_it_is(tmp_path):
+    "Who decided first and then labels, or notes something, does not overrule who decided last"
+    folder = make_folder(tmp_path)
+    item = 'images/polyp.png'
+    for name, phase in ('anna', 'early'), ('bert', 'late'):
+        with LabelStore(folder, name) as store:
+            store.accept(item, {'bleeding': phase})
+            store.settle(item, {'bleeding': phase})
+    with LabelStore(folder, 'anna') as store:
+        store.accept(item, {'出血': '3'})
+        store.set_note(item, 'hm')
+        assert store.settled(item) == {'bleeding': 'late'}
+    with LabelStore(folder, 'carla') as store: assert store.settled(item) == {'bleeding': 'late'}
+    record, = read_records(folder)
+    assert (SCHEMA.parse(record.answer), record.extra['annotator'], record.extra['source']) == ({'bleeding': 'late'}, 'bert', 'settled')

@@ -17,6 +17,7 @@ from .meaning import Meaning, add, phase_among, read_label
 from .source import Said, Source, Stretch, lay_on, video_meant
 from .text import whole
 from ..records import Record
+from ...media.images import opened_lazily, orientation_of
 from ...schema import EventSchema, VQAError
 
 # %% ../../../nbs/2_dataset/25_cvat.ipynb #b938cc80
@@ -87,10 +88,12 @@ def read_cvat(source:Source) -> Iterator[Said]:
 
 # %% ../../../nbs/2_dataset/25_cvat.ipynb #3556069a
 def size_of(path:Path) -> tuple[int, int]:
-    "Width and height of a picture; 0, 0 when it is not there: labels can be exported without their pictures"
+    """Width and height of a picture as it is looked at, upright; 0, 0 when it is not there or cannot be opened: labels
+    can be exported without their pictures"""
     try:
-        with Image.open(path) as picture: return picture.size
-    except OSError: return 0, 0
+        with opened_lazily(path) as picture:
+            return picture.size[::-1] if orientation_of(picture) > 4 else picture.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, VQAError): return 0, 0
 
 def _sub(parent:ElementTree.Element, **texts) -> None:
     for tag, text in texts.items(): ElementTree.SubElement(parent, tag).text = str(text)
