@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['annotation', 'held', 'state', 'question', 'all_questions', 'answer', 'status', 'open_events', 'is_flagged', 'flagged',
-           'statuses', 'counts', 'spans', 'annotators', 'annotation_of', 'done_by', 'settled', 'records',
-           'dropped_marks']
+           'statuses', 'counts', 'spans', 'annotators', 'annotation_of', 'done_by', 'settled', 'records_in_steps',
+           'records', 'dropped_marks']
 
 # %% ../../nbs/1_label/13_asked.ipynb #c79db79f
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 
 from ..dataset.records import Record
 from .ledger import (ENDS, STATUSES, ItemState, Span, annotation_at, choose, final_annotation,
-                                           is_said, mark_of, records_of, settler_of, status_of)
+                                           finished, is_said, mark_of, records_of, settler_of, status_of)
 from .opened import OpenFolder, locked, refresh
 from ..schema import Annotation
 
@@ -135,15 +136,29 @@ def settled(store:OpenFolder, item:str) -> Annotation|None:
     return None if name is None else final_annotation(store.ledgers[name], item, store.schema)
 
 # %% ../../nbs/1_label/13_asked.ipynb #aa7d2657
+def records_in_steps(store:OpenFolder, at_once:int=100) -> Iterator[list[Record]]:
+    """The lines of labels.jsonl as they should be: all pictures that are done, by all annotators. The store is locked
+    for some pictures at a time, so that nobody who labels waits: each line is as its picture is labeled when its turn
+    comes"""
+    with store.mutex:
+        refresh(store)
+        items = set().union(*map(finished, store.ledgers.values()))
+        questions, dropped = all_questions(store), dropped_marks(store)
+    items = sorted(items, key=store.pictures.order)
+    for start in range(0, len(items), at_once):
+        here, lines = items[start:start + at_once], []
+        with store.mutex:
+            chosen = choose(store.ledgers, here)
+            for item in filter(chosen.__contains__, here):
+                made = records_of(item, *chosen[item], store.schema, questions, store.answer_format,
+                                  store.pictures.info(item))
+                lines += [line for line in made if item not in dropped or mark_of(line) not in dropped[item]]
+        yield lines
+
 @locked
 def records(store:OpenFolder) -> list[Record]:
-    "The lines of labels.jsonl as they should be now: all pictures that are done, by all annotators"
-    refresh(store)
-    chosen, questions, dropped, found = choose(store.ledgers), all_questions(store), dropped_marks(store), []
-    for item in sorted(chosen, key=store.pictures.order):
-        lines = records_of(item, *chosen[item], store.schema, questions, store.answer_format, store.pictures.info(item))
-        found += [line for line in lines if mark_of(line) not in dropped.get(item, ())] if item in dropped else lines
-    return found
+    "The lines of labels.jsonl as they should be now"
+    return [line for lines in records_in_steps(store) for line in lines]
 
 def dropped_marks(store:OpenFolder) -> dict[str, set[str]]:
     "Per picture the lines that were deleted outside"

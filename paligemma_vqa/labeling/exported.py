@@ -14,9 +14,9 @@ from pathlib import Path
 from ..dataset.records import LABELS, Record, parse_record
 from ..files import remove_leftovers, write_atomically
 from ..journal import lock_file
-from .asked import all_questions, records
+from .asked import all_questions, records_in_steps
 from .changed import writable
-from .opened import OpenFolder, locked, scan
+from .opened import OpenFolder, scan
 from .outside import (add_to_history, exported_path, read_history, read_labels, take_outside,
                                             write_history)
 from ..schema import VQAError
@@ -58,15 +58,16 @@ def of_unread(store:OpenFolder) -> list[Record]:
 def _is_older(record:Record, other:Record|None) -> bool:
     return other is not None and str(record.extra.get('created_at', '')) < str(other.extra.get('created_at', ''))
 
-@locked
 def compact(store:OpenFolder) -> Path:
-    """Bring labels.jsonl up to date: one line per picture and question, of everything that is done. `VQAError` when
-    it was not written"""
+    """Bring labels.jsonl up to date: one line per picture and question, of everything that is done. Labeling goes on
+    meanwhile; what is said after its line was made is written the next time. `VQAError` when it was not written"""
     writable(store)
     path = store.folder/LABELS
-    with one_writer(store):
-        if take_outside(store): scan(store)
-        source, found = made_from(store), records(store)
+    with store.writing, one_writer(store):
+        with store.mutex:
+            if take_outside(store): scan(store)
+            source = made_from(store)
+        found = [record for records in records_in_steps(store) for record in records]
         unread = {(record.image, record.question): record for record in of_unread(store)}
         found = [record for record in found if not _is_older(record, unread.get((record.image, record.question)))]
         written = {(record.image, record.question) for record in found}

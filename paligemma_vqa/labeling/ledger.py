@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'FIELDS', 'BESIDE', 'ItemState', 'Change', 'Span', 'inverse', 'without_idle',
            'wrong_entry', 'Keys', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'said_at',
-           'settler_of', 'choose', 'final_annotation', 'records_of', 'digest', 'mark_of']
+           'settler_of', 'finished', 'choose', 'final_annotation', 'records_of', 'digest', 'mark_of']
 
 # %% ../../nbs/1_label/01_ledger.ipynb #ab6d6fa5
 import hashlib, json, re
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..dataset.records import Record, check_image_path
@@ -263,15 +263,21 @@ def settler_of(ledgers:Mapping[str, Ledger], item:str) -> str|None:
                  if 'settled' in ledger.fields.get(item, {})]
     return max(decisions)[1] if decisions else None
 
+def finished(ledger:Ledger) -> set[str]:
+    "The pictures that an annotator has done or decided"
+    return {*(item for item, status in ledger.statuses.items() if status == 'done'),
+            *(item for item, fields in ledger.fields.items() if 'settled' in fields)}
+
 def choose(
-    ledgers:Mapping[str, Ledger],  # By annotator
+    ledgers:Mapping[str, Ledger],          # By annotator
+    items:Collection[str]|None=None,       # Among these pictures; None: all
 ) -> dict[str, tuple[str, Ledger]]:
     "Whose label counts, per picture that anybody has done: a settled one, else the one finished last"
     chosen = {}
     for name, ledger in ledgers.items():
-        settled = [item for item, fields in ledger.fields.items() if 'settled' in fields]
-        for item in {*settled, *(item for item, status in ledger.statuses.items() if status == 'done')}:
-            fields = ledger.fields[item]
+        for item in finished(ledger) if items is None else items:
+            fields = ledger.fields.get(item, {})
+            if ledger.statuses.get(item) != 'done' and 'settled' not in fields: continue
             rank = ('settled' in fields, said_at(fields), name)
             if item not in chosen or rank > chosen[item][0]: chosen[item] = rank, name, ledger
     return {item: (name, ledger) for item, (_, name, ledger) in chosen.items()}

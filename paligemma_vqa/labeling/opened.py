@@ -98,8 +98,9 @@ class OpenFolder:
         self.schema = schema or load_schema(folder)
         self.questions, self.answer_format = choose_task(folder, self.schema, questions, answer_format)
         self.pictures, self.missing = Pictures(folder, spans), set()
-        # what to tell; the lock; the action being put together
-        self.notices, self.mutex, self.current = [], RLock(), None
+        # what to tell; the lock; that of whoever writes labels.jsonl, taken before the other; the action being put
+        # together
+        self.notices, self.mutex, self.writing, self.current = [], RLock(), RLock(), None
         # of labels.jsonl: what was noted of it, lines that stay as they are
         self.head, self.kept = {}, []
         self.ledgers, self.read_to = {annotator: Ledger(self.pictures.place)}, {}

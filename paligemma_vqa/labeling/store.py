@@ -59,10 +59,11 @@ class LabelStore(_OfPictures, opened.OpenFolder):
         """Bring labels.jsonl up to date and give the journal back; a second time does nothing. `VQAError` when it
         was not written"""
         if self.read_only or self.closed: return
-        with self.mutex:
+        with self.writing:
             try:
                 if self.unsaved: self.compact()
-            finally: self.journal.close()
+            finally:
+                with self.mutex: self.journal.close()
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()

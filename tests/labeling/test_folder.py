@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from paligemma_vqa.labeling.agreement import agreement, disagreements, kappa
 from paligemma_vqa.dataset.extract import extract_frames
 from paligemma_vqa.dataset.records import (FRAMES, LABELS, Record, check_image_path, parse_record, read_records,
                                            split_name, write_records)
+from paligemma_vqa.journal import lock_file
 from paligemma_vqa.media.reading import video_info
 from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.labeling.store import LabelStore
@@ -220,3 +222,41 @@ def test_frames_of_a_real_video(bikes, tmp_path):
     for wrong in (dict(every_s=-1), dict(start_s=1e6), dict(scene=0.1, predictor=object())):
         with pytest.raises(VQAError): extract_frames(bikes, tmp_path/'wrong', **wrong)
     with pytest.raises(VQAError, match='no such video'): extract_frames(tmp_path/'none.mp4', tmp_path)
+
+
+def test_labeling_goes_on_while_labels_jsonl_is_written(folder):
+    "Another annotator's program writes for a while: keys do not wait for it, and nothing they say is missing afterwards"
+    frames = [f'images/case_{frame:06d}.jpg' for frame in range(6)]
+    store = LabelStore(folder, 'anna')
+    store.accept(frames[0], {'A': '1'})
+    elsewhere = lock_file(folder/'labels/.labels.lock', 5)
+    writing = threading.Thread(target=store.compact)
+    writing.start()
+    try:
+        time.sleep(0.2)
+        assert writing.is_alive()
+        labeling = threading.Thread(target=lambda: [store.accept(frame, {'B': '2'}) for frame in frames[1:]])
+        labeling.start()
+        labeling.join(20)
+        assert not labeling.is_alive() and writing.is_alive()
+    finally: elsewhere.release()
+    writing.join(20)
+    store.close()
+    said = {record.image: SCHEMA.parse(record.answer) for record in read_records(folder)}
+    assert said == {frames[0]: {'A': '1'}} | {frame: {'B': '2'} for frame in frames[1:]}
+
+def test_many_threads_write_and_label_at_once(folder):
+    "No thread waits for another in a circle, and the last writing has everything"
+    frames = [f'images/case_{frame:06d}.jpg' for frame in range(6)]
+    store = LabelStore(folder, 'anna')
+    def label(phase):
+        for frame in frames: store.accept(frame, {'A': phase})
+    def write():
+        for _ in range(6): store.compact()
+    threads = [threading.Thread(target=target, args=args) for target, args in [(write, ())] * 2 + [(label, (phase,)) for phase in SCHEMA.phases]]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    said = [store.annotation(frame) for frame in frames]
+    store.close()
+    assert [SCHEMA.parse(record.answer) for record in read_records(folder)] == said
