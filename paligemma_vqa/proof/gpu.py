@@ -28,13 +28,18 @@ def machine(device:str) -> dict:
                 cuda=torch.version.cuda if is_card else None, **{package: version(package) for package in PACKAGES})
 
 # %% ../../nbs/8_prove/05_gpu.ipynb #efdf8454
-STEPS = {'correct': 70, 'speed': 180, 'tuning': 110}    # Seconds on a card; the step is ended then
+STEPS = {'correct': 60, 'speed': 180, 'tuning': 120}    # Seconds on a card; the step is ended then
 
-def seconds_for(step:str, device:str, minutes:float|None=None) -> float:
-    """Its share of `minutes`; by itself six on a card, which is lent by the minute, and two hours on a CPU, which may
-    be busy"""
+def seconds_for(
+    step:str,
+    device:str,
+    minutes:float|None=None,   # For all steps; None: six on a card, which is lent by the minute, two hours on a CPU
+    spent:float=0.,            # Seconds that the steps before it have taken
+) -> float:
+    "Its share of what is left of `minutes`"
     if minutes is None: minutes = 6 if device.startswith('cuda') else 120
-    return STEPS[step] / sum(STEPS.values()) * minutes * 60
+    later = list(STEPS.values())[list(STEPS).index(step):]
+    return STEPS[step] / sum(later) * (minutes * 60 - spent)
 
 def step_rows(step:str, device:str, size:str, seconds:float, compiles:bool=True):
     "The rows of one step, each as soon as it is found; nothing new begins after `seconds`"
@@ -89,7 +94,7 @@ def run_steps(
     for step in steps:
         rows, began = output / f'{step}.jsonl', time.perf_counter()
         if rows.is_file(): rows.unlink()
-        seconds = seconds_for(step, device, minutes)
+        seconds = seconds_for(step, device, minutes, sum(one['seconds'] for one in found['steps'].values()))
         command = [sys.executable, '-m', 'paligemma_vqa.proof', '--step', step, '--device', device, '--size', size,
                    '--output', str(output), '--seconds', f'{.8 * seconds:.1f}', *([] if compiles else ['--no-compile'])]
         try: ended = subprocess.run(command, timeout=seconds, env=os.environ | dict(HF_HUB_OFFLINE='1')).returncode

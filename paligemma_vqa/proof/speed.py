@@ -133,10 +133,15 @@ def measure_speed(
     doubtful = speed_rows(subject, 1, min(rounds, 3), deadline, None, ('ours, probabilities',), UNSURE)
     yield from doubtful
     scale_scores(subject.model, 16)
-    for batch in batches[:1]:
-        yield from speed_rows(subject, batch, rounds, deadline)
-        yield dict(kind='parts', batch=batch, seconds=parts(subject, subject.inputs(batch)))
+    yield from speed_rows(subject, batches[0], rounds, deadline)
+    yield dict(kind='parts', batch=batches[0], seconds=parts(subject, subject.inputs(batches[0])))
+    def more(its_batches):
+        for batch in its_batches:
+            if time.perf_counter() < deadline: yield from speed_rows(subject, batch, min(rounds, 3), deadline)
+    yield from more(batches[1:2])
+    compiling = 0.      # Seconds that it took last
     for batch in batches[:2] if compiles else ():
-        if time.perf_counter() < deadline: yield from compiled_rows(subject, batch, rounds, deadline)
-    for batch in batches[1:]:
-        if time.perf_counter() < deadline: yield from speed_rows(subject, batch, min(rounds, 3), deadline)
+        began = time.perf_counter()
+        if began + compiling < deadline: yield from compiled_rows(subject, batch, rounds, deadline)
+        compiling = time.perf_counter() - began
+    yield from more(batches[2:])
