@@ -246,7 +246,10 @@ def _tell(result, broken, queued, asked) -> None:
             + (f'  ({s.confidence:.2f})' if s.confidence else ''))
     say(f"{len(result.segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; review.html, timeline.png, "
         f"segments.* and numbers are in {asked.output}" + (', clips in its folder clips' if asked.clips else ''))
-    for violation in broken: say(f'{violation.time_s:8.2f} s  broken rule: {violation.message} ({violation.rule})')
+    for violation in broken:
+        say(f'{violation.time_s:8.2f} s  broken rule: {violation.message} ({violation.rule})'
+            + (f'; doubtful: {violation.doubt}' if violation.doubt else ''))
+    if asked.rules and not broken: say(f'No rule of {asked.rules} was broken.')
     if result.metrics:
         say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
     if asked.to_label: say(f'{len(queued)} frames are waiting for labels in {asked.to_label}')
@@ -328,9 +331,12 @@ def _live(predictor, asked) -> None:
 # %% ../../nbs/9_command/11_video.ipynb #536ed175
 @contextmanager
 def _ended_by_signal():
-    "An event that Ctrl-C and SIGTERM set: the watch ends, and the report is still given"
+    "An event that Ctrl-C and SIGTERM set: the watch ends, and the report is still given; a second Ctrl-C ends at once"
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    def end(number, _):
+        if stop.is_set() and number == signal.SIGINT: raise KeyboardInterrupt
+        stop.set()
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try: yield stop
     finally:
         for number, handler in before.items(): signal.signal(number, handler)

@@ -7,7 +7,7 @@ __all__ = ['Alert', 'now', 'print_alert', 'wanted_alerts', 'EventWatch', 'FeedWa
            'run_command', 'receiver_of']
 
 # %% ../../nbs/6_watch/10_alerts.ipynb #43a5aa88
-import json, logging, os, queue, signal, subprocess, threading, time, urllib.request
+import json, logging, os, queue, re, signal, subprocess, threading, time, urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -229,6 +229,8 @@ def run_command(
 def receiver_of(target:str|Callable) -> Callable[[Alert], None]:
     "What gives an alert to an address, a command or a function; `VQAError` when it is neither"
     if callable(target): return target
-    if not str(target).strip():
-        raise VQAError('an empty command cannot take alerts', remedy='Give a command, or an http:// address.')
-    return post(target) if target.split('://')[0] in ('http', 'https') else run_command(target)
+    remedy = 'Give a command, or an http:// address.'
+    if not str(target).strip(): raise VQAError('an empty command cannot take alerts', remedy=remedy)
+    if not (scheme := re.match(r'(\w+)://', target)): return run_command(target)
+    if scheme[1].lower() in ('http', 'https'): return post(target)
+    raise VQAError(f'{scheme[1]}:// cannot take alerts', target, remedy=remedy)

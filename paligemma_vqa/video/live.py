@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from queue import Empty, Queue
 
 import numpy as np
 
@@ -78,11 +79,13 @@ class _Deciding:
         self.events, self.rules, self.feed = EventWatch(schema, options.alerts), RuleWatch(options.rules), FeedWatch()
         self._smoother, self._arrived = FixedLag(options.dynamics or Dynamics.by_hand(schema), options.lag_s), {}
         self.segments, self.alerts, self.violations, self._newest_s = deque(maxlen=1_000), 0, 0, -np.inf
+        self._decided_s = np.inf   # time of the last frame that was decided
         self.deliveries = [Delivery(receiver_of(target)) for target in receivers]
 
     def _decide(self, frames:Sequence[Smoothed]) -> None:
         for frame in frames:
             delay_ms = round((time.monotonic() - self._arrived.pop(frame.time_s, time.monotonic())) * 1000, 1)
+            self._blind(frame.time_s, delay_ms)
             begun, over = self.events.see(frame)
             for event, phase, confidence in begun:
                 self.tell(Alert(event, phase, round(frame.time_s, 3), round(confidence, 3), delay_ms, now()))
@@ -93,8 +96,14 @@ class _Deciding:
     def _broken(self, violations, delay_ms=0.0) -> None:
         for violation in violations:
             self.violations += 1
-            self.tell(Alert(violation.rule, violation.message, violation.time_s, delay_ms=delay_ms, at=now(),
-                            kind='rule'))
+            words = violation.message + (f' (doubtful: {violation.doubt})' if violation.doubt else '')
+            self.tell(Alert(violation.rule, words, violation.time_s, delay_ms=delay_ms, at=now(), kind='rule'))
+
+    def _blind(self, time_s:float, delay_ms:float) -> None:
+        "After an outage no rule believes that what went on before it went on"
+        before_s, self._decided_s = self._decided_s, time_s
+        if time_s - before_s > self.events.hold_s:
+            self._broken(self.rules.blind(before_s + self.events.usual_s, time_s), delay_ms)
 
     def _keep(self, over:Sequence[Segment]) -> None:
         self.segments.extend(over)
@@ -133,6 +142,7 @@ class Desk(_Deciding):
         "Decide the rest; whoever gets alerts has a few seconds for those that wait"
         self._decide(self._smoother.flush())
         self._keep(self.events.finish())
+        self._blind(max(time_s, 0.0), 0.0)
         self._broken(self.rules.finish(max(time_s, 0.0)))
         close_all(self.deliveries)
 
@@ -188,6 +198,27 @@ class Asking:
             self._taken.extend((frame, time.monotonic() - share_s) for frame in frames)
             yield from predictions
 
+# %% ../../nbs/6_watch/07_live.ipynb #2f91f742
+def _opened(open_:Callable[[], Receiver], stop:threading.Event, source) -> Receiver:
+    "What `open_` opens; `VQAError` when it cannot, or when `stop` is set meanwhile"
+    opened, is_late = Queue(1), threading.Event()
+    def work():
+        try: receiver = open_()
+        except BaseException as problem: receiver = problem
+        opened.put(receiver)
+        if is_late.is_set() and isinstance(receiver, Receiver): receiver.stop()   # nobody wants it any more
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        found = None
+        while found is None:
+            is_last = stop.is_set()   # what opens at once, as a file does, is still taken
+            try: found = opened.get(timeout=0.5 if is_last else 0.05)
+            except Empty:
+                if is_last: raise VQAError('stopped before it was open', source, exit_code=130) from None
+    except BaseException: is_late.set(); raise
+    if isinstance(found, BaseException): raise found
+    return found
+
 # %% ../../nbs/6_watch/07_live.ipynb #6ea0dcd2
 def live(
     # A `Predictor`, or anything with its `schema`, `stream` and `predict`
@@ -221,7 +252,7 @@ def live(
     stop, ended = stop or threading.Event(), ''
     options = Options(alerts, on_alert, rules, smoothing_of(predictor, 'hmm', dynamics).dynamics, lag_s)
     EventWatch(predictor.schema, alerts)   # a wrong name is found before anything is opened
-    receiver = Receiver(source, Mailbox(), fps, give_up_s, timeout_s)
+    receiver = _opened(lambda: Receiver(source, Mailbox(), fps, give_up_s, timeout_s), stop, source)
     started_at = now()
     try:
         session = output_dir and Session(output_dir, source, predictor.schema,

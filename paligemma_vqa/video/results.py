@@ -23,7 +23,7 @@ from .review import Doubt, write_review
 from .rules import Rule, Violation, What, find_violations, to_rows
 
 # %% ../../nbs/6_watch/17_results.ipynb #ebaa200b
-RULE_COLUMNS = ('rule', 'message', 'time', 'time_s', 'start', 'start_s', 'end', 'end_s', 'time_at')
+RULE_COLUMNS = ('rule', 'message', 'doubt', 'time', 'time_s', 'start', 'start_s', 'end', 'end_s', 'time_at')
 
 def write_violations(
     folder:str|Path,
@@ -59,6 +59,13 @@ def _review(result, video:Path, hidden, **facts) -> Path:
                         hidden=() if plays == annotated else hidden, **facts)
 
 # %% ../../nbs/6_watch/17_results.ipynb #d062aa4d
+def _broken(rules, result, doubt:Doubt) -> list[Violation]:
+    "What was broken, and what speaks against it: pictures that are missing or were left out, and segments in doubt"
+    span, usual_s = result.clock, 1 / result.fps
+    unseen = [(loss.start_s, loss.end_s) for loss in result.losses]
+    if span.start_s > usual_s: unseen.append((0.0, span.start_s))   # the pictures begin late, or --start left some out
+    return find_violations(rules, result.segments, span.duration_s, unseen, doubt.is_about)
+
 def write_results(
     result,                              # A `VideoResult`
     video:str|Path,                      # What it was made from
@@ -75,7 +82,7 @@ def write_results(
     folder, schema, video, span = Path(result.folder), result.schema, Path(video), result.clock
     _clear(folder)
     truth = read_segments(truth, schema) if isinstance(truth, (str, Path)) else truth
-    violations, hidden = find_violations(rules, result.segments, span.duration_s), hidden_of(result, private)
+    violations, hidden = _broken(rules, result, doubt), hidden_of(result, private)
     started_at = recorded_at(video)
     write_segments(folder, result.segments, schema, str(video), span.duration_s, span.fps, started_at, doubt.is_about)
     write_numbers(folder, result.segments, schema, span.duration_s - span.start_s, started_at)
@@ -83,6 +90,6 @@ def write_results(
     if clips:
         plan = plan_clips(result.segments, clips, span.start_s, span.duration_s, before_s, after_s, doubt)
         write_clips(folder / 'clips', video, plan, hidden, started_at, **reading)
-    _review(result, video, hidden, truth=truth, violations=violations, doubt=doubt,
+    _review(result, video, hidden, truth=truth, violations=violations, rules=[rule.name for rule in rules], doubt=doubt,
             started_at=started_at and started_at.isoformat())
     return violations

@@ -95,7 +95,7 @@ class Timeline {
     for (const h of data.hidden ?? []) this.bar(h, AXIS - 3, 3, '#777', 'not shown');
     for (const s of data.truth ?? []) this.segment(s, 2, ROW / 2 - 3, 'truth');
     for (const s of this.segments ?? []) data.truth ? this.segment(s, ROW / 2, ROW / 2 - 3, 'found') : this.segment(s, 2, ROW - 4, 'found');
-    for (const v of data.violations) this.mark(v.time_s, '▼', 'broken', v.message);
+    for (const v of data.violations) this.mark(v.time_s, v.doubt ? '▽' : '▼', 'broken', v.doubt ? `${v.message}, doubtful: ${v.doubt}` : v.message);
     for (const c of this.comments) this.mark(c.time_s, '●', 'noted', c.text);
     this.line = draw(svg, 'line', { y1: AXIS - 6, y2: height, class: 'now' });
     this.move(this.time);
@@ -227,9 +227,13 @@ export function mount(element, data, player, events = {}) {
   const tools = make('div', { class: 'tools' }, now, said,
     tool('−', 'Zoom out', () => timeline.zoom(2)), tool('+', 'Zoom in', () => timeline.zoom(0.5)), tool('⇔', 'Whole video', () => timeline.zoom(1e9)));
   const legend = make('p', { class: 'legend' }, data.truth ? 'upper half: truth, lower half: found. ' : '',
-    data.violations.length ? '▼ a broken rule. ' : '', data.losses.length ? 'hatched: no picture. ' : '', hidden.length ? 'gray: not shown. ' : '', KEYS);
-  const broken = data.violations.length ? make('section', { class: 'rules' }, make('h2', {}, 'Broken rules'), make('ul', {}, ...data.violations.map(v =>
-    make('li', {}, make('button', { type: 'button', class: 'when', onclick: () => seek(v.time_s) }, timecode(v.time_s)), make('span', {}, v.message))))) : null;
+    data.violations.length ? '▼ a broken rule, ▽ in doubt. ' : '', data.losses.length ? 'hatched: no picture. ' : '', hidden.length ? 'gray: not shown. ' : '', KEYS);
+  const kept = data.kept ?? [];
+  const broken = data.violations.length || kept.length ? make('section', { class: 'rules' },
+    make('h2', {}, data.violations.length ? 'Broken rules' : 'No rule was broken'), make('ul', {}, ...data.violations.map(v =>
+      make('li', {}, make('button', { type: 'button', class: 'when', onclick: () => seek(v.time_s) }, timecode(v.time_s)),
+        make('span', {}, v.message, v.doubt ? make('em', { class: 'doubt' }, ` doubtful: ${v.doubt}`) : '')))),
+    kept.length ? make('p', { class: 'kept' }, `Kept: ${kept.join('; ')}`) : null) : null;
   const root = make('div', { class: 'review', tabindex: -1 },
     make('div', { class: 'watch' }, player.element, make('section', { class: 'list' }, filters(data, filter, refresh), moments.count, moments.list)),
     tools, timeline.svg, legend, make('div', { class: 'below' }, comments.element, broken));

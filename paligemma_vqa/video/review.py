@@ -51,7 +51,8 @@ def review_data(
     duration_s:float,
     truth:Sequence[Segment]|None=None,   # What is really there; drawn above
     losses:Sequence=(),                  # With `start_s`, `end_s` and `reason`
-    violations:Sequence=(),              # Broken rules, with `time_s` and `message`
+    violations:Sequence=(),              # Broken rules, with `rule`, `message`, `time_s` and `doubt`
+    rules:Sequence[str]=(),              # Names of all that were checked; those that were kept are listed, too
     title:str='',
     step_s:float=0.04,                   # Seconds that a frame is shown: what an arrow key moves
     started_at:str|None=None,            # Date and time of the first frame, ISO 8601, when it is known
@@ -71,7 +72,9 @@ def review_data(
                 events=list(schema.events), phases=list(schema.phases), colors=_colors(schema), segments=rows(segments),
                 truth=None if truth is None else rows(truth), comments=list(comments),
                 losses=[dict(start=loss.start_s, end=loss.end_s, reason=loss.reason) for loss in losses],
-                violations=[dict(time_s=v.time_s, message=f'{v.message} ({v.rule})') for v in violations])
+                violations=[dict(time_s=v.time_s, message=f'{v.message} ({v.rule})', doubt=v.doubt)
+                            for v in violations],
+                kept=[name for name in rules if name not in {v.rule for v in violations}])
 
 # %% ../../nbs/6_watch/13_review.ipynb #fd34e350
 HERE = Path(__file__).parent if '__file__' in globals() else Path('../../paligemma_vqa/video')   # in the notebook
@@ -124,7 +127,7 @@ def write_review(
     duration_s:float|None=None,          # None: the video's
     pictures:bool=True,                  # A small picture for each moment, 3 kB each
     embed_mb:float=16.0,                 # Larger videos are not put into the page, but looked for beside it
-    # As for `review_data`: truth, losses, violations, title, started_at, doubt, comments, start_s, hidden
+    # As for `review_data`: truth, losses, violations, rules, title, started_at, doubt, comments, start_s, hidden
     **facts,
 ) -> Path:
     "Write the page; `VQAError` when the video cannot be read"

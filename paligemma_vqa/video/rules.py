@@ -7,13 +7,15 @@ __all__ = ['FORMS', 'What', 'Rule', 'Violation', 'parse_seconds', 'parse_what', 
            'find_violations', 'to_rows']
 
 # %% ../../nbs/6_watch/12_rules.ipynb #d31374ca
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math, re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import yaml
 
+from ..display import seconds_of
 from ..schema import EventSchema, Segment, VQAError
 
 # %% ../../nbs/6_watch/12_rules.ipynb #fbe6248a
@@ -57,97 +59,160 @@ class Violation:
     time_s: float     # When it was broken: a bleeding that is too long breaks the rule when it has become too long
     start_s: float    # The occurrence that broke it
     end_s: float|None = None   # None while it goes on
+    doubt: str = ''   # Why it may not be so; empty when nothing speaks against it
 
 # %% ../../nbs/6_watch/12_rules.ipynb #f5df8c90
-_TIME = re.compile(r'(\d+(?:[.,]\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)', re.IGNORECASE)
+_TIME = r'(\d+(?:[.,]\d+)?)\s*(ms|s|secs?|seconds?|mins?|minutes?|h|hours?)'
 _UNITS = {'ms': 0.001, 's': 1, 'm': 60, 'h': 3600}
 
 def parse_seconds(text:str) -> float|None:
-    "Seconds in `30 s`, `0.5 min`, `2 hours`; None when it is no time"
-    found = _TIME.fullmatch(text.strip())
-    if not found: return None
-    unit = found[2].lower()
-    return float(found[1].replace(',', '.')) * _UNITS[unit if unit == 'ms' else unit[0]]
+    "Seconds in `30 s`, `0.5 min`, `1 min 30 s`, `1:30`; None when it is no time"
+    text = text.strip().lower()
+    if re.fullmatch(r'\d+(:\d\d){1,2}([.,]\d+)?', text): return seconds_of(text)
+    if not re.fullmatch(rf'{_TIME}(\s*(and\s+)?{_TIME})*', text): return None
+    return sum(float(number.replace(',', '.')) * _UNITS[unit if unit == 'ms' else unit[0]]
+               for number, unit in re.findall(_TIME, text))
+
+# %% ../../nbs/6_watch/12_rules.ipynb #7aea7903
+def _plain(text:str) -> str: return normalize('NFKC', ' '.join(text.split())).casefold()
+
+def _phase_of(rest:str, schema:EventSchema) -> str|None:
+    "The phase in what follows an event's name, such as ` 3`, `:3`, ` in phase 3` or ` (3)`"
+    if not rest[:1].isspace() and rest[:1] not in (':', '('): return None
+    rest = rest.strip(' :')
+    if rest.startswith('(') and rest.endswith(')'): rest = rest[1:-1].strip()
+    bare = re.sub(r'^(in\s+)?(the\s+)?(phase\s+)?|\s+phase$', '', rest)
+    return next((phase for text in (rest, bare) for phase in schema.phases if _plain(phase) == text), None)
 
 def parse_what(text:str, schema:EventSchema) -> What|None:
     "An event and perhaps its phase; None when `text` is not exactly that"
-    text = ' '.join(text.split())
+    text = _plain(text)
     for event in sorted(schema.events, key=len, reverse=True):
-        if text.casefold() == event.casefold(): return What(event)
-        for phase in schema.phases:
-            if text.casefold() in (f'{event} {phase}'.casefold(), f'{event}:{phase}'.casefold(),
-                                   f'{event}: {phase}'.casefold()):
-                return What(event, phase)
+        name = _plain(event)
+        if text == name: return What(event)
+        if text.startswith(name) and (phase := _phase_of(text[len(name):], schema)): return What(event, phase)
 
 # %% ../../nbs/6_watch/12_rules.ipynb #7fb1c2be
-_SENTENCES = {
-    'after': r'(?P<what>.+?)\s+(?:begins?|starts?|happens?|comes?)\s+only\s+after\s+(?P<other>.+)',
-    'longer': r'no\s+(?P<what>.+?)\s+(?:is\s+|lasts\s+)?longer\s+than\s+(?P<time>.+)',
-    'shorter': r'no\s+(?P<what>.+?)\s+(?:is\s+|lasts\s+)?shorter\s+than\s+(?P<time>.+)',
-    'without': r'(?:no\s+)?(?P<what>.+?)\s+without\s+(?P<other>.+)',
-    'with': r'no\s+(?P<what>.+?)\s+(?:together\s+)?with\s+(?P<other>.+)',
-    'must': r'(?P<what>.+?)\s+must\s+(?:happen|occur|come)',
-    'never': r'no\s+(?P<what>.+)',
-}
+_WHAT, _OTHER, _LONG = r'(?P<what>.+?)', r'(?P<other>.+)', r'(?P<time>.+)'
+_SENTENCES = (   # Kind and how it may be said; the first that fits, with names of the schema in it, is meant
+    ('after', rf'{_WHAT}\s+((may|can|must|should)\s+)?((begin|start|happen|come)s?\s+)?only\s+after\s+{_OTHER}'),
+    ('after', rf'no\s+{_WHAT}\s+(before|until)\s+{_OTHER}'),
+    ('longer', rf'no\s+{_WHAT}\s+((is|lasts|for)\s+)?(longer|more)\s+than\s+{_LONG}'),
+    ('longer', rf'{_WHAT}\s+((is|lasts)\s+)?((no|not|never)\s+(longer|more)\s+than|at\s+most)\s+{_LONG}'),
+    ('shorter', rf'no\s+{_WHAT}\s+((is|lasts|for)\s+)?(shorter|less)\s+than\s+{_LONG}'),
+    ('shorter', rf'{_WHAT}\s+((is|lasts)\s+)?((no|not|never)\s+(shorter|less)\s+than|at\s+least)\s+{_LONG}'),
+    ('without', rf'(no\s+)?{_WHAT}\s+without\s+{_OTHER}'),
+    ('with', rf'no\s+{_WHAT}\s+(together\s+)?with\s+{_OTHER}'),
+    ('must', rf'{_WHAT}\s+must\s+(happen|occur|come)'),
+    ('never', rf'(no|never)\s+{_WHAT}'),
+)
 
+def _said(text:str) -> Iterator[tuple[str, dict]]:
+    "Every way in which a sentence can be taken: the kind, and the parts by name"
+    for kind, pattern in _SENTENCES:
+        if found := re.fullmatch(pattern, text, re.IGNORECASE): yield kind, found.groupdict()
+
+# %% ../../nbs/6_watch/12_rules.ipynb #10577966
 def parse_rule(
     sentence:str,
     schema:EventSchema,
     name:str|None=None,    # None: the sentence
 ) -> Rule:
     "The rule that `sentence` states; `VQAError` when it is none, or names something that the schema does not have"
-    text, unknown = sentence.strip().rstrip('.'), None
-    for kind, pattern in _SENTENCES.items():
-        if not (found := re.fullmatch(pattern, text, re.IGNORECASE)): continue
-        parts = found.groupdict()
-        what, other, seconds = parse_what(parts['what'], schema), parts.get('other'), parts.get('time')
+    whole, problem = sentence.strip(), None
+    for kind, parts in (way for text in dict.fromkeys((whole, whole.rstrip('.!; '))) for way in _said(text)):
+        what, other, time = parse_what(parts['what'], schema), parts.get('other'), parts.get('time')
         named = other and parse_what(other, schema)
-        if not what or other and not named: unknown = unknown or (parts['what'] if not what else other); continue
-        if seconds and (seconds := parse_seconds(seconds)) is None:
-            raise VQAError(f"'{parts['time']}' is not a time in the rule '{sentence}'",
-                           remedy='Write for example 30 s or 2 min.')
-        return Rule(name or text, kind, what, named, seconds)
-    if unknown:
-        raise VQAError(f"'{unknown}' in the rule '{sentence}' is not an event of the schema, with or without a phase",
-                               remedy=f"The events are {', '.join(schema.events)}; the phases are "
-                                      f"{', '.join(schema.phases)}.")
-    raise VQAError(f"the rule '{sentence}' is not understood", remedy=f"Write: {'; '.join(FORMS.values())}.")
+        if not what or other and not named:
+            problem = problem or _unknown(parts['what'] if not what else other, sentence, schema)
+        elif time and (seconds := parse_seconds(time.rstrip('.!; '))) is None:
+            problem = VQAError(f"'{time}' is not a time in the rule '{sentence}'",
+                               remedy='Write for example 30 s, 2 min or 1:30.')
+        else: return Rule(name or whole.rstrip('.!; '), kind, what, named, seconds if time else None)
+    raise problem or VQAError(f"the rule '{sentence}' is not understood", remedy=f"Write: {'; '.join(FORMS.values())}.")
+
+def _unknown(text, sentence, schema) -> VQAError:
+    return VQAError(f"'{text}' in the rule '{sentence}' is not an event of the schema, with or without a phase",
+                    remedy=f"The events are {', '.join(schema.events)}; the phases are {', '.join(schema.phases)}.")
 
 # %% ../../nbs/6_watch/12_rules.ipynb #66faf01e
+_REMEDY = 'Write one rule a line, each after "- ".'
+
+def _document(path) -> yaml.Node|None:
+    "The YAML of a file, with the lines of its parts; `VQAError` when it is none"
+    try: return yaml.compose(Path(path).read_text(encoding='utf-8-sig'), Loader=yaml.SafeLoader)
+    except FileNotFoundError: raise VQAError('no such file', path, remedy=_REMEDY) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise VQAError(f'cannot be read ({error})', path, remedy='Save it as UTF-8 text.') from None
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, 'problem_mark', None)
+        raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path, mark and mark.line + 1,
+                       _REMEDY) from None
+
+def _list_of_rules(document, path) -> list[yaml.Node]:
+    if isinstance(document, yaml.MappingNode):
+        keys = [key.value for key, _ in document.value]
+        if keys != ['rules']:
+            raise VQAError(f"'{next((key for key in keys if key != 'rules'), 'rules')}' is not understood", path,
+                           document.start_mark.line + 1, _REMEDY)
+        document = document.value[0][1]
+    if not isinstance(document, yaml.SequenceNode) or not document.value:
+        raise VQAError('there is no list of rules in it', path, remedy=_REMEDY)
+    return document.value
+
+# %% ../../nbs/6_watch/12_rules.ipynb #0c70c49a
+def _parts(node) -> dict|None:
+    "Rule and perhaps name of an entry; None when it is something else"
+    if isinstance(node, yaml.ScalarNode): return dict(rule=node.value)
+    if not isinstance(node, yaml.MappingNode): return None
+    if not all(isinstance(part, yaml.ScalarNode) for pair in node.value for part in pair): return None
+    parts = {key.value: value.value for key, value in node.value}
+    return parts if 'rule' in parts and not set(parts) - {'name', 'rule'} and len(parts) == len(node.value) else None
+
 def read_rules(
     path:str|Path,        # YAML: a list of sentences, or of {name, rule}; also under the key `rules`
     schema:EventSchema,
 ) -> list[Rule]:
     "The rules of a file; `VQAError` with file and line for what cannot be understood"
-    try: document = yaml.compose(Path(path).read_text(encoding='utf-8-sig'), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise VQAError('no such file', path, remedy='Write one rule a line, each after "- ".') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise VQAError(f'cannot be read ({error})', path, remedy='Save it as UTF-8 text.') from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, 'problem_mark', None)
-        raise VQAError(f"not YAML: {getattr(error, 'problem', None) or error}", path, mark and mark.line + 1,
-                       'Write one rule a line, each after "- ".') from None
-    if isinstance(document, yaml.MappingNode):
-        document = next((value for key, value in document.value if key.value == 'rules'), document)
-    if not isinstance(document, yaml.SequenceNode):
-        raise VQAError('there is no list of rules in it', path, remedy='Write one rule a line, each after "- ".')
-    rules = []
-    for node in document.value:
-        line = node.start_mark.line + 1
-        parts = ({key.value: value.value for key, value in node.value} if isinstance(node, yaml.MappingNode)
-                 else dict(rule=node.value))
-        if set(parts) - {'name', 'rule'} or not isinstance(parts.get('rule'), str):
-            raise VQAError('not a rule', path, line, 'Write a sentence, or {name: …, rule: a sentence}.')
+    rules, lines = [], {}
+    for node in _list_of_rules(_document(path), path):
+        line, parts = node.start_mark.line + 1, _parts(node)
+        if parts is None: raise VQAError('not a rule', path, line, 'Write a sentence, or {name: …, rule: a sentence}.')
         try: rules.append(parse_rule(parts['rule'], schema, parts.get('name')))
         except VQAError as error: raise VQAError(error.message, path, line, error.remedy) from None
+        if (name := rules[-1].name) in lines:
+            raise VQAError(f"the rule '{name}' is in line {lines[name]}, too", path, line, 'Rename or remove one.')
+        lines[name] = line
     return rules
 
 # %% ../../nbs/6_watch/12_rules.ipynb #1dea0b3c
+class _Unseen:
+    "Stretches without pictures, and what they leave open"
+    def __init__(self, stretches:Sequence[tuple[float, float]]): self.stretches = list(stretches)
+
+    def before(self, time_s:float) -> str:
+        "How much of the time before `time_s` was not seen, in words; empty when all was"
+        seconds = sum(max(min(end_s, time_s) - start_s, 0.0) for start_s, end_s in self.stretches)
+        return f'{seconds:.1f} s before it were not seen' if seconds > 0.05 else ''
+
+    def cuts(self, time_s:float) -> str:
+        "Whether what ends at `time_s` may have gone on"
+        is_cut = any(start_s - 0.5 <= time_s <= end_s for start_s, end_s in self.stretches)
+        return 'the pictures end before it does' if is_cut else ''
+
+    def doubt(self, kind:str, time_s:float) -> str:
+        "Why a rule of `kind` may not have been broken at `time_s`"
+        if kind == 'shorter': return self.cuts(time_s)
+        return self.before(time_s) if kind in ('after', 'without', 'must') else ''
+
+# %% ../../nbs/6_watch/12_rules.ipynb #ae5eca76
 class RuleWatch:
     "Follows what is visible and says which rules are broken"
-    def __init__(self, rules:Sequence[Rule]):
-        self.rules = list(rules)
+    def __init__(self,
+        rules:Sequence[Rule],
+        unseen:Sequence[tuple[float, float]]=(),   # Known beforehand: stretches without pictures, in seconds
+    ):
+        self.rules, self.unseen = list(rules), _Unseen(unseen)
         self._seen, self._since = set(), [None] * len(self.rules)    # others that were seen; when an occurrence began
         self._is_told, self._happened, self._last_s = [False] * len(self.rules), [False] * len(self.rules), 0.0
 
@@ -167,29 +232,40 @@ class RuleWatch:
         return broken
 
     def _check(self, i, rule, time_s, is_there, annotation) -> Iterator[Violation]:
-        start_s = self._since[i]
-        length_s, is_first = time_s - start_s, is_there and start_s == time_s
-        is_broken = dict(
-            never=is_first, must=False,
-            after=is_first and rule.other not in self._seen,
-            without=is_there and rule.other not in self._seen,
-            longer=rule.seconds is not None and length_s > rule.seconds + 1e-6,
-            shorter=not is_there and rule.seconds is not None and length_s < rule.seconds - 1e-6)
-        is_broken['with'] = is_there and rule.other is not None and rule.other.is_in(annotation)
-        if self._is_told[i] or not is_broken[rule.kind]: return
+        start_s, is_seen = self._since[i], rule.other in self._seen
+        if self._is_told[i] or not _is_broken(rule, time_s - start_s, is_there, start_s == time_s, is_seen, annotation):
+            return
         self._is_told[i] = True
         when_s = start_s + rule.seconds if rule.kind == 'longer' else time_s
-        yield Violation(rule.name, _in_words(rule, length_s), round(when_s, 3), round(start_s, 3),
-                        None if is_there else round(time_s, 3))
+        yield Violation(rule.name, _in_words(rule, time_s - start_s), round(when_s, 3), round(start_s, 3),
+                        None if is_there else round(time_s, 3), self.unseen.doubt(rule.kind, time_s))
+
+    def blind(self, start_s:float, end_s:float) -> list[Violation]:
+        "No picture came between: what went on ends there, and what else happened is not known"
+        self.unseen.stretches.append((start_s, end_s))
+        return self.see(start_s, {})
 
     def finish(self, time_s:float|None=None) -> list[Violation]:
         "What is broken when it is over: it was too short, too long, or did not happen"
         end_s = self._last_s if time_s is None else time_s
+        self.unseen.stretches.append((end_s, math.inf))
         broken = self.see(end_s, {}) if end_s > self._last_s or any(since is not None for since in self._since) else []
-        return broken + [Violation(rule.name, f'{rule.what} did not happen', end_s, 0.0, end_s)
+        doubt = self.unseen.doubt('must', end_s)
+        return broken + [Violation(rule.name, f'{rule.what} did not happen', end_s, 0.0, end_s, doubt)
                          for rule, happened in zip(self.rules, self._happened) if rule.kind == 'must' and not happened]
 
 # %% ../../nbs/6_watch/12_rules.ipynb #1546aba8
+def _is_broken(rule:Rule, length_s, is_there, is_first, is_seen, annotation) -> bool:
+    "Whether an occurrence breaks the rule now: it has gone on for `length_s`, and `is_seen` says so of the other event"
+    match rule.kind:
+        case 'never': return is_first
+        case 'after': return is_first and not is_seen
+        case 'without': return is_there and not is_seen
+        case 'with': return is_there and rule.other.is_in(annotation)
+        case 'longer': return length_s > rule.seconds + 1e-6
+        case 'shorter': return not is_there and length_s < rule.seconds - 1e-6
+    return False   # whether something must happen is known at the end
+
 def _in_words(rule:Rule, length_s:float) -> str:
     return {'never': f'{rule.what} happened', 'after': f'{rule.what} began before {rule.other}',
             'without': f'{rule.what} without {rule.other}',
@@ -202,15 +278,31 @@ def find_violations(
     rules:Sequence[Rule],
     segments:Sequence[Segment],   # Of one video
     duration_s:float|None=None,   # Where it ends; None: with the last segment
+    unseen:Sequence[tuple[float, float]]=(),   # When there are no pictures, in seconds: losses, and what was left out
+    is_doubtful:Callable[[Segment], bool]=lambda segment: False,
 ) -> list[Violation]:
     "What was broken, in order of time"
     moments = {time_s for segment in segments for time_s in (segment.start_s, segment.end_s)}
-    watch, broken = RuleWatch(rules), []
+    after = [] if duration_s is None else [(duration_s, math.inf)]
+    watch, broken = RuleWatch(rules, [*unseen, *after]), []
     for time_s in sorted(moments):
         broken += watch.see(time_s, {s.event: s.phase for s in segments if s.start_s <= time_s < s.end_s})
     broken += watch.finish(duration_s)
-    return sorted(broken, key=lambda violation: (violation.time_s, violation.rule))
+    unsure = [segment for segment in segments if is_doubtful(segment)]
+    kinds = {rule.name: rule for rule in rules}
+    return sorted((_with_doubt(violation, kinds[violation.rule], unsure) for violation in broken),
+                  key=lambda violation: (violation.time_s, violation.rule))
+
+def _with_doubt(violation:Violation, rule:Rule, unsure:Sequence[Segment]) -> Violation:
+    "The same, with a word about what it rests on"
+    names = {what.event for what in (rule.what, rule.kind == 'with' and rule.other) if what}
+    end_s = violation.time_s if violation.end_s is None else violation.end_s
+    rests_on = [s for s in unsure if s.event in names and s.start_s <= end_s and violation.start_s <= s.end_s]
+    if not rests_on or rule.kind == 'must': return violation
+    words = f'{rests_on[0].event} {rests_on[0].phase} is doubtful'
+    return replace(violation, doubt='; '.join(filter(None, (violation.doubt, words))))
 
 def to_rows(violations:Sequence[Violation]) -> list[dict]:
     "For a table or JSON"
-    return [dict(rule=v.rule, message=v.message, time_s=v.time_s, start_s=v.start_s, end_s=v.end_s) for v in violations]
+    return [dict(rule=v.rule, message=v.message, time_s=v.time_s, start_s=v.start_s, end_s=v.end_s, doubt=v.doubt)
+            for v in violations]

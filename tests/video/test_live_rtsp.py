@@ -1,6 +1,12 @@
 "A camera that speaks RTSP, served by GStreamer: it stalls, loses its network, changes its picture and asks for a password"
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from brightness import Brightness
@@ -81,3 +87,50 @@ def test_a_wrong_password_is_one_clear_line_that_does_not_show_it(tmp_path):
     assert report.answered and report.source == camera.address.replace('//', '//***@')
     assert not any('secret' in path.read_text() for path in (tmp_path / 'out').rglob('*') if path.is_file())
     assert not list(tmp_path.glob('20*'))   # no folder of a session that never began
+
+
+COMMAND = '''
+import sys; sys.path[:0] = {paths!r}
+from brightness import Brightness
+import paligemma_vqa.command.video as video
+video.predictor_of = lambda *args, **options: Brightness()   # in place of a model that takes ten seconds to load
+from paligemma_vqa.command.cli import main
+main()'''
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_a_report(sent, tmp_path):
+    "Ctrl-C and what a supervisor sends: in good order, and the password of the camera stands nowhere"
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    with RtspServer('ann:secret') as camera:
+        process = subprocess.Popen([sys.executable, '-c', COMMAND.format(paths=paths), 'video', '--source', camera.address.replace('//', '//ann:secret@'),
+                                    '--model', 'tiny', '--output', str(tmp_path), '--json'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not list(tmp_path.glob('*/frames.jsonl')): time.sleep(0.1)
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    report = json.loads(out.splitlines()[-1])
+    [folder] = tmp_path.iterdir()
+    assert report['ended'] == 'stopped' and report['folder'] == str(folder) and json.loads((folder / 'report.json').read_text())['answered'] > 0
+    assert 'secret' not in out + err + ''.join(path.read_text() for path in folder.iterdir())
+
+
+def test_ctrl_c_before_the_first_answer(tmp_path):
+    "The camera is there and sends nothing yet"
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    with RtspServer() as camera:
+        os.kill(camera._process.pid, signal.SIGSTOP)   # it takes the call, and says nothing
+        process = subprocess.Popen([sys.executable, '-c', COMMAND.format(paths=paths), 'video', '--source', camera.address, '--model', 'tiny', '--output', str(tmp_path), '--json'],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and f':{camera.port:04X} 01 '.encode() not in calls(process.pid): time.sleep(0.02)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 4.5   # the network would be given five seconds
+    assert process.returncode == 130 and err.strip() == f'Error: {camera.address}: stopped before it was open.' and not out and not list(tmp_path.iterdir())
+
+
+def calls(process_id:int) -> bytes:
+    "Connections of a process, as the kernel lists them"
+    try: return Path(f'/proc/{process_id}/net/tcp').read_bytes()
+    except OSError: return b''
