@@ -48,6 +48,7 @@ BOTH = {'scene_000_000000': {'A': '2', 'B': '3'}, 'scene_000_000010': {'C': '1'}
 ONE = {'a_000030': {'E': '3'}}
 CLIP = {f'op1_{frame:06d}': {'clipping': 'begin'} for frame in (325, 350)}
 TIERS = {f'op1_{frame:06d}': {'A': '1'} for frame in (25, 50)} | {'op1_000075': {'A': '2', 'B': '3'}}
+HANDS = {f'op1_{frame:06d}': {'A': '1'} for frame in (25, 50, 75)} | {'op1_000150': {'B': '3'}}   # one hand from 1 to 3 s, the other from 2 to 4 s
 # What somebody comes from: the files (a case, or what writes one), and what they say (of the pictures that it is checked on)
 FILES = {
     'Label Studio': [(f'label_studio/{project}.{kind}', BOTH) for project in ('taxonomy', 'multi_events', 'boxes') for kind in ('json', 'min.json', 'csv')],
@@ -58,7 +59,8 @@ FILES = {
     'an imagefolder': [(metadata_lines, ONE), (metadata_table, ONE), (metadata_parquet, ONE)],
     'a text file a video, as of Cholec80': [('phase_per_frame.txt', {'op1_000050': {'operation': 'Dissection'}})],
     'intervals': [('intervals.csv', {'op1_000325': {'clipping': 'begin'}}), (segments, CLIP)],
-    'ELAN, BORIS': [('elan_pympi.eaf', TIERS), ('boris_9.boris', TIERS), ('boris_9_tabular.tsv', TIERS)],
+    'ELAN, BORIS': [('elan_pympi.eaf', TIERS), ('boris_9.boris', TIERS), ('boris_9_tabular.tsv', TIERS),
+                    ('boris_8_27.boris', HANDS), ('boris_8_27_tabular.tsv', HANDS), ('boris_8_27_aggregated.tsv', HANDS)],
 }
 SUFFIX = {metadata_lines: '.jsonl', metadata_table: '.csv', metadata_parquet: '.parquet', segments: '.json'}
 EXACT = {'phase_per_frame.txt', 'intervals.csv'}   # which say more than is checked here

@@ -1,5 +1,6 @@
 """What we write is read by the tools themselves, and what they write is read by us. The tools come from PyPI, into an environment of their own."""
 import json, os, shutil, subprocess, sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -26,6 +27,10 @@ def tools(tmp_path_factory):
 @pytest.fixture(scope='module')
 def label_studio(tmp_path_factory):
     return installed(tmp_path_factory.mktemp('label_studio'), 'label-studio-sdk==2.1.2 appdirs faker ijson jsf rstr smart-open ujson xmljson lxml nltk regex joblib click pyjwt wrapt')
+
+@pytest.fixture(scope='module')
+def boris(tmp_path_factory):
+    return installed(tmp_path_factory.mktemp('boris'), 'boris-behav-obs==8.27.4 tablib PyQt5 PyQt5-sip PyQt5-Qt5')
 
 @pytest.fixture
 def folder(tmp_path):
@@ -95,6 +100,20 @@ made.to_file(sys.argv[2])
     found = json.loads(run(tools, code, tmp_path/'op.eaf', tmp_path/'made.eaf'))
     assert found['A'] == [[400, 1200, '1'], [1200, 1600, '2']] and found['B'] == [[800, 1200, '2']] and found['C'] == []
     assert back(tmp_path/'made.eaf', folder) == SAID
+
+def test_boris_opens_what_we_export_and_we_read_what_it_exports(boris, folder, tmp_path):
+    "It pairs every start with a stop, and its tables say what we said"
+    export_labels(folder, tmp_path/'op.boris')
+    code = f'''
+import os, sys
+os.environ['QT_QPA_PLATFORM'] = 'offscreen'
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from make_cases import boris_exports
+boris_exports(*sys.argv[1:])
+print('done')
+'''
+    run(boris, code, tmp_path/'op.boris', tmp_path)
+    for name in ('project.boris', 'tabular.tsv', 'aggregated.tsv'): assert back(tmp_path/name, folder) == SAID, name
 
 def test_label_studio_validates_and_converts_what_we_export(label_studio, folder, tmp_path):
     "Its own code checks tasks against the configuration, and makes JSON-MIN and CSV of them as its server does"

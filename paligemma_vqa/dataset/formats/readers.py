@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .boris import read_boris, read_boris_table
+from .boris import read_boris, read_boris_table, with_observers
 from .coco import read_coco
 from .cvat import read_cvat
 from .dialogues import ANSWERS, read_dialogues
@@ -29,6 +29,7 @@ def read_any_table(source:Source, table:Table|None=None) -> Iterator[Said]:
     "What a table says, whatever kind it is; `VQAError` lists the columns when it is none that we know"
     if table is None: table = parse_table(source.text, source.path, is_header)
     for error in table.broken: source.leave_out(error.message, error.line, error.remedy)
+    table = with_observers(table)
     roles = {role_of(column) for column in table.columns}
     if 'annotation_id' in table.columns and 'id' in table.columns: return read_label_studio(source)
     starts = {'start', 'start_ms', 'start_frame'} & roles

@@ -7,12 +7,27 @@ __all__ = ['plain_cell', 'decode', 'number', 'whole', 'seconds', 'parse_json', '
            'safe_cell']
 
 # %% ../../../nbs/2_dataset/21_text.ipynb #1973da83
-import codecs, csv, io, json, math, re
+import codecs, csv, gzip, io, json, math, re, zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import as_it_was, harmless
 from ...schema import VQAError, words
+
+# %% ../../../nbs/2_dataset/21_text.ipynb #7adbba93
+_LARGEST = 1 << 30   # bytes of text that a packed file may hold
+
+def _unpacked(raw:bytes, path=None) -> bytes:
+    "What is in a file that was packed by gzip, as BORIS does; `VQAError` for what holds no text at all"
+    if raw.startswith(b'PK\x03\x04'):
+        raise VQAError('a workbook of Excel or a zip file, and no text', path,
+                       remedy='Save the sheet as "CSV UTF-8", or unpack the file and give what is in it.')
+    if not raw.startswith(b'\x1f\x8b'): return raw
+    try: text = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(_LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise VQAError(f'cannot be unpacked ({error})', path, remedy='Copy it again.') from None
+    if len(text) > _LARGEST: raise VQAError('holds more than a gigabyte of text', path, remedy='Unpack and split it.')
+    return text
 
 # %% ../../../nbs/2_dataset/21_text.ipynb #8949508e
 _MARKS = ((codecs.BOM_UTF8, 'utf-8-sig'), (codecs.BOM_UTF32_LE, 'utf-32'), (codecs.BOM_UTF16_LE, 'utf-16'),
@@ -34,7 +49,7 @@ def decode(
     encoding:str|None=None,     # None: find out
 ) -> tuple[str, str]:           # The text, and the encoding it was in
     "Text of a file; `VQAError` when it is in no encoding that we know, or not in the one that was asked for"
-    remedy = 'Save it as UTF-8, or name its encoding: --encoding gb18030.'
+    remedy, raw = 'Save it as UTF-8, or name its encoding: --encoding gb18030.', _unpacked(raw, path)
     for name in [encoding] if encoding else _likely(raw):
         try: return raw.decode(name), name
         except UnicodeDecodeError: continue
