@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from jupyter_browser import chromium_page
 
 from paligemma_vqa.scenes import videos as scenes
 from paligemma_vqa.dataset.records import read_records
@@ -166,11 +167,7 @@ def test_a_browser_plays_the_video(tmp_path):
     (tmp_path / 'page.html').write_text(
         '<video id=v muted src=scene.mp4></video><p id=out>waiting</p><script>v.onended=()=>out.textContent="ended "+v.duration+" "+v.videoWidth;'
         'v.onerror=()=>out.textContent="error "+v.error.message;v.play().catch(e=>out.textContent="refused "+e)</script>')
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path='/usr/bin/chromium', args=['--no-sandbox', '--autoplay-policy=no-user-gesture-required'])
-        page = browser.new_page()
+    with chromium_page() as (page, _):
         page.goto((tmp_path / 'page.html').as_uri())
         page.wait_for_function('out.textContent != "waiting"', timeout=60_000)
         assert page.inner_text('#out').split() == ['ended', '3', '128']
-        browser.close()
