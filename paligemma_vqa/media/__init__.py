@@ -12,7 +12,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={
     'images': ['open_image', 'PICTURE_SUFFIXES'],
     'tracks': ['Clock', 'VideoInfo', 'VIDEO_SUFFIXES'],
-    'decoding': ['Frame', 'Loss'],
+    'decoding': ['Loss'], 'frames': ['Frame'],
     'folders': ['list_videos', 'look_into', 'is_video', 'is_picture'],
     'reading': ['VideoReader', 'read_frames', 'video_info', 'frame_at'],
     'writing': ['VideoWriter'],

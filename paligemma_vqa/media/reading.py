@@ -15,7 +15,8 @@ from pathlib import Path
 import av, cv2
 import numpy as np
 
-from .decoding import Frame, Grid, Loss, is_mirrored, pictures, upright
+from .decoding import Grid, Loss, pictures
+from .frames import Frame, is_mirrored, upright
 from .dicom import is_dicom, open_dicom
 from .folders import list_videos, picture_frames
 from .images import PICTURE_SUFFIXES

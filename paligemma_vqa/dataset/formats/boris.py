@@ -33,7 +33,11 @@ class Mark:
     observer: str = ''      # The observation, where several are about one video
 
     @property
-    def key(self) -> tuple: return self.observer, self.video, self.subject, self.behavior, self.modifier
+    def key(self) -> tuple:
+        "What a stop must have in common with its start"
+        return self.observer, self.video, self.subject, self.behavior, self.modifier
+
+_MEND = 'Mend it in BORIS: Observations, Check state events.'
 
 def pair_states(marks:Iterable[Mark], source:Source) -> Iterator[Stretch]:
     "Intervals from lines that start and stop a behaviour; `VQAError` when one never stops"
@@ -49,12 +53,11 @@ def pair_states(marks:Iterable[Mark], source:Source) -> Iterator[Stretch]:
             continue
         if (mark.status == 'START') == (mark.key in running) and mark.status:
             raise VQAError(f"'{mark.behavior}' {'starts' if mark.status == 'START' else 'stops'} twice at "
-                           f'{mark.time_s:g} s', source.path, remedy='Mend it in BORIS: Observations, Check state events.')
+                           f'{mark.time_s:g} s', source.path, remedy=_MEND)
         if mark.key not in running: running[mark.key] = mark.time_s
         else: yield stretch(mark, running.pop(mark.key))
     for (*_, behavior, _), start in running.items():
-        raise VQAError(f"'{behavior}' starts at {start:g} s and never stops", source.path,
-                       remedy='Mend it in BORIS: Observations, Check state events.')
+        raise VQAError(f"'{behavior}' starts at {start:g} s and never stops", source.path, remedy=_MEND)
 
 def _modifier(text:str) -> str|None: return None if blank(text) or text == 'None' else text
 
@@ -114,7 +117,8 @@ def read_boris_table(source:Source, table:Table) -> Iterator[Said]:
     roles, events = columns_of(table, source.names, source.path,
                                ('video', 'label', 'phase', 'time', 'status', 'kind', 'note', 'source', 'annotator',
                                 'image'))
-    status, subject = roles.get('status') or roles['kind'], next((c for c in table.columns if words(c) == ('subject',)), '')
+    status = roles.get('status') or roles['kind']
+    subject = next((column for column in table.columns if words(column) == ('subject',)), '')
     found = []
     for line, row in table.rows:
         try: time_s = seconds(row[roles['time']])
