@@ -70,7 +70,8 @@ def _media(observation) -> list[str]:
 def _marks(observation:dict, video:str, points:set, observer:str) -> list[Mark]:
     "Its lines; ValueError, KeyError and the like when they are none"
     return [Mark(seconds(event[0]), video, str(event[2]), '' if event[3] is None else str(event[3]),
-                 'POINT' if event[2] in points else '', str(event[1] or ''), observer) for event in observation['events']]
+                 'POINT' if event[2] in points else '', str(event[1] or ''), observer)
+            for event in observation['events']]
 
 def _shared(videos:Iterable[str]) -> set[str]:
     "Those that are named more than once"
