@@ -81,11 +81,12 @@ def train(
     settings = settings_for(model, config, (*options, *(set_ or ())), output if resume else None)
     if data: existing_folder(data, 'data set folder')
     if folds is not None: return _train_folds(data, output, settings, folds, resume, from_ or push)
-    if push: _open(push)
+    is_first = os.environ.get('RANK', '0') == '0'   # of several processes one speaks
+    if push and is_first: _open(push)
     result = finetune(data, output, settings, score=_score(data, output), resume=resume, start_from=from_)
     data = data or _data_of(output)
-    _tell(result, data, _measure(result, data) if result.status != 'interrupted' else None, json_)
-    if push and result.status != 'interrupted': _push(result.adapter_dir, push)
+    if is_first: _tell(result, data, _measure(result, data) if result.status != 'interrupted' else None, json_)
+    if push and is_first and result.status != 'interrupted': _push(result.adapter_dir, push)
     if result.status == 'interrupted':
         raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
 

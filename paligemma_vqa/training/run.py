@@ -58,11 +58,22 @@ def check_trackers(
             raise VQAError(f'{name} is not installed', remedy=f'pip install {name}')
     return names
 
+# %% ../../nbs/3_train/09_run.ipynb #0da4695c
+def _heed_launcher(precision:str) -> None:
+    "Take from `accelerate launch` what we can; `VQAError` for what spreads a model over cards"
+    for name, what in dict(ACCELERATE_USE_FSDP='FSDP', ACCELERATE_USE_DEEPSPEED='DeepSpeed',
+                           ACCELERATE_USE_MEGATRON_LM='Megatron-LM').items():
+        if os.environ.get(name, 'false').lower() in ('1', 'true', 'yes'):
+            raise VQAError(f'accelerate is configured for {what}, which is not supported',
+                           remedy='Start it with accelerate launch --multi_gpu, or run accelerate config anew.')
+    os.environ['ACCELERATE_MIXED_PRECISION'] = 'no' if precision == 'fp32' else precision
+
 # %% ../../nbs/3_train/09_run.ipynb #19d92962
 def _arguments(config:TrainingConfig, run_dir:Path) -> TrainingArguments:
     on_cpu = not torch.cuda.is_available()
     precision = choose_precision(config.precision, on_cpu,
                                  not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False))
+    _heed_launcher(precision)
     every = dict(strategy='steps', steps=config.eval_steps) if config.eval_steps else dict(strategy='epoch')
     return TrainingArguments(
         output_dir=str(run_dir / 'checkpoints'), use_cpu=on_cpu,

@@ -203,11 +203,15 @@ def test_ctrl_c_saves_and_can_be_resumed(script, folder, config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['lora', 'full'])
-def test_two_processes_train_like_one(script, folder, config, tmp_path, mode):
+@pytest.mark.parametrize('mode, launcher', [
+    ('lora', ('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0')),
+    # as documented, and with a precision that somebody once configured for something else
+    ('full', ('-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes=2', '--num_machines=1', '--main_process_port=0', '--mixed_precision=bf16', '--dynamo_backend=no'))],
+    ids=['torchrun', 'accelerate launch'])
+def test_two_processes_train_like_one(script, folder, config, tmp_path, mode, launcher):
     config = replace(config, lora_dropout=0., mode=mode)   # dropout draws differ between processes
     finetune(folder, tmp_path / 'one', config, progress=False)
-    launcher = (sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=0', '--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0')
+    launcher = (sys.executable, *launcher)
     two = finish(script('two', config=replace(config, batch_size=2), launcher=launcher))
     assert two[0] == 0, two[2]
     assert curve(tmp_path / 'two') == pytest.approx(curve(tmp_path / 'one'), rel=2e-3)
