@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 
 from ..display import font_families, ink
 from ..media.images import open_image
@@ -61,8 +58,8 @@ class Prediction:
                                               for event in schema.events])
         return cls(**{name: values.get(name) for name in _FACTS}, probabilities=probabilities, schema=schema)
 
-    def show(self) -> Figure:
-        "The picture with chips and bars"
+    def show(self):
+        "The picture with chips and bars, a figure of matplotlib"
         return show_predictions([self.picture if self.picture is not None else self.image], [self])
 
 # %% ../../nbs/4_answer/06_prediction.ipynb #cb17b511
@@ -82,7 +79,7 @@ def _draw_chips(axis, prediction):
              phase in prediction.annotation.items()] or [('nothing', '#777777')]
     for i, (text, color) in enumerate(chips):
         axis.text(.02, .97 - .11 * i, text, transform=axis.transAxes, va='top', fontsize=8, weight='bold',
-                  color=ink(to_rgb(color)),
+                  color=ink(color),
                   parse_math=False, bbox=dict(boxstyle='round,pad=.3', facecolor=color, edgecolor='white',
                                               linewidth=.6))
 
@@ -111,8 +108,9 @@ def show_predictions(
     truth:Sequence[Annotation]|None=None,   # What is really there; mistakes are marked
     columns:int=3,
     width_in:float=3.2,                     # Inches per picture
-) -> Figure:
-    "A grid of pictures, each with a chip per predicted event and a bar per event's probabilities"
+):
+    "A figure: a grid of pictures, each with a chip per predicted event and a bar per event's probabilities"
+    import matplotlib.pyplot as plt   # a second, which who only asks should not wait
     columns, schema = min(columns, len(predictions)), predictions[0].schema
     rows = -(-len(predictions) // columns)
     with plt.rc_context({'font.family': font_families(*schema.events, *schema.phases)}):

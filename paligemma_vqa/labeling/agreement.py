@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from ..schema import Annotation, EventSchema, VQAError
 from .store import LabelStore
@@ -23,6 +22,7 @@ def kappa(
 ) -> float:            # -1 to 1; NaN when nobody ever said anything else
     "Cohen's kappa, by scikit-learn"
     if len(first) == 0 or len({*first, *second}) < 2: return math.nan
+    from sklearn.metrics import cohen_kappa_score   # seconds, so not before it is used
     return float(cohen_kappa_score(list(map(str, first)), list(map(str, second))))
 
 # %% ../../nbs/1_label/03_agreement.ipynb #7c9d7b86

@@ -20,8 +20,6 @@ import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PaliGemmaForConditionalGeneration
-from transformers.utils import logging as transformers_logging
 
 from .device import choose_device, choose_dtype
 from .pixels import processor_image_size
@@ -131,6 +129,7 @@ def load_base(
 ):
     """(model, processor) of a PaliGemma 2, ready to answer; the one place that loads a model. `VQAError` when it
     does not fit or cannot be read"""
+    from transformers import AutoProcessor, PaliGemmaForConditionalGeneration   # seconds, so not before they are used
     if quantization not in (None, 'nf4'):
         raise VQAError(f"unknown quantization '{quantization}'", remedy="Use 'nf4', or 'none'.")
     device, dtype, folder = choose_device(device), choose_dtype(dtype), base_folder(name)
@@ -187,6 +186,7 @@ def check_processor(
 @contextmanager
 def _quietly():
     "Without bars that last a second and warnings that libraries address to each other"
+    from transformers.utils import logging as transformers_logging
     had_bars, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()      # a table of tensors that do not fit; one sentence says it
@@ -200,6 +200,7 @@ def _quietly():
 
 # %% ../../nbs/0_ground/21_base.ipynb #603583e8
 def _read_config(folder:Path):
+    from transformers import AutoConfig
     try: config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError) as error:
         raise VQAError(f'config.json cannot be read ({str(error).splitlines()[0]:.120})', folder) from None
@@ -207,7 +208,8 @@ def _read_config(folder:Path):
         raise VQAError(f"this is a '{config.model_type}' model, not a PaliGemma", folder)
     return config
 
-def _nf4(dtype) -> BitsAndBytesConfig:
+def _nf4(dtype):
+    from transformers import BitsAndBytesConfig
     try: importlib.metadata.version('bitsandbytes')
     except importlib.metadata.PackageNotFoundError:
         raise VQAError('4-bit models need bitsandbytes', remedy="Run pip install 'paligemma_vqa[qlora]'.") from None

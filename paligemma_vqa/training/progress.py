@@ -9,8 +9,6 @@ __all__ = ['MAIN', 'draw_history', 'in_notebook', 'tell', 'LiveProgress', 'StopO
 import io, signal, sys, threading
 from contextlib import contextmanager
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -18,8 +16,9 @@ from transformers import TrainerCallback
 def draw_history(
     history:list[dict],      # As in `TrainingResult.history`
     metric:str='exact',      # Validation metric for the right panel
-) -> Figure:
-    "Training and validation loss on the left, the task metric on the right, over updates"
+):
+    "A figure: training and validation loss on the left, the task metric on the right, over updates"
+    import matplotlib.pyplot as plt
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8), dpi=80, layout='constrained')
     def curve(key): return [(h['step'], h[key]) for h in history if key in h]
     for axes, key, label, style in ((left, 'loss', 'training', dict(color='#999999')),
@@ -45,7 +44,7 @@ def tell(text:str) -> None:
     "Say a line beside the bars: on the page of a notebook, else on standard error"
     print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
-def _picture(figure:Figure):
+def _picture(figure):
     from IPython.display import Image
     png = io.BytesIO()
     figure.savefig(png)
