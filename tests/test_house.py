@@ -42,7 +42,7 @@ def test_a_module_of_before_is_found(module):
 @pytest.mark.parametrize('module, absent', [
     ('', 'numpy torch datasets pandas ipywidgets transformers'), ('.schema', 'numpy torch datasets pandas ipywidgets transformers'),
     ('.dataset.splits', 'torch datasets pandas'), ('.labeling.widget', 'torch datasets pandas sklearn scipy matplotlib'),
-    ('.inference.predictor, paligemma_vqa.training.run', 'transformers datasets pandas sklearn scipy matplotlib'), ('.command.cli', 'torch PIL')])
+    ('.inference.predictor, paligemma_vqa.training.run', 'transformers datasets pandas sklearn scipy matplotlib'), ('.command.cli', 'torch cv2 matplotlib')])
 def test_importing_costs_no_more_than_it_needs(module, absent):
     code = f'import sys, paligemma_vqa{module}; print(*[name for name in {absent.split()!r} if name in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip() == ''
