@@ -40,15 +40,19 @@ def lay_out(source:Path) -> None:
     "Copy what is read into `source`, where links between README, chapters and tutorials are the same as in the repository"
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(ROOT / 'nbs', source / 'nbs', ignore=shutil.ignore_patterns('index.ipynb', '.*', 'runs', '_*'))
-    for notebook in (source / 'nbs').rglob('*.ipynb'): nbformat.write(for_readers(notebook), notebook)
+    first = {room.chapters[0].path: room for room in rooms()}
+    for notebook in (source / 'nbs').rglob('*.ipynb'):
+        chapter, room = for_readers(notebook), first.get(ROOT / notebook.relative_to(source))
+        if room: chapter.cells.append(nbformat.v4.new_markdown_cell(contents('Chapters', [chapter.path.stem for chapter in room.chapters[1:]])))
+        nbformat.write(chapter, notebook)
     pages = sorted(path.name for path in ROOT.glob('*.md') if path.name != 'README.md')
     for page in pages: (source / page).write_text((ROOT / page).read_text(encoding='utf-8').replace('](README.md)', '](index.md)'), encoding='utf-8')
     shutil.copy(ROOT / 'LICENSE', source)
 
     (source / 'api').mkdir()
-    index, pages_of = ['# Modules', '', 'A room stands above all that it imports.'], {}
+    index, of_rooms = ['# Modules', '', 'A room stands above all that it imports.'], []
     for room in rooms():
-        pages_of[room.title] = [chapter.path.relative_to(ROOT).with_suffix('').as_posix() for chapter in room.chapters]
+        of_rooms.append(room.chapters[0].path.relative_to(ROOT).with_suffix('').as_posix())
         index += ['', f'## {room.title}', '', f'{room.line}', '', '| module | |', '|---|---|']
         for chapter in room.chapters:
             if not chapter.is_imported: continue
@@ -61,7 +65,7 @@ def lay_out(source:Path) -> None:
     (source / 'api/index.md').write_text('\n'.join([*index, '', contents('Modules', modules)]), encoding='utf-8')
 
     def notebooks_in(folder): return [path.relative_to(source).with_suffix('').as_posix() for path in sorted((source / 'nbs' / folder).glob('*.ipynb'))]
-    tables = [contents('Tutorials', notebooks_in('tutorials')), *(contents(title, names) for title, names in pages_of.items()), contents('A GPU', ['nbs/gpu']),
+    tables = [contents('Tutorials', notebooks_in('tutorials')), contents('Rooms', of_rooms), contents('A GPU', ['nbs/gpu']),
               contents('Measured', notebooks_in('benchmarks')), contents('Reference', ['api/index']),
               contents('The project', ['中文说明 <README.zh-CN>' if page == 'README.zh-CN.md' else page.removesuffix('.md') for page in pages])]
     (source / 'index.md').write_text((ROOT / 'README.md').read_text(encoding='utf-8') + '\n' + '\n'.join(tables), encoding='utf-8')

@@ -1,6 +1,6 @@
 "How Sphinx turns the chapters and the modules into pages; `docs/build.py` lays out what it reads."
 import inspect
-from functools import cached_property
+from functools import cached_property, partial
 
 from fastcore.docments import docments
 
@@ -60,6 +60,14 @@ def is_hidden(app, what, name, thing, skip, options) -> bool | None:
     if what == 'class' and not callable(thing) and not isinstance(thing, (property, cached_property, classmethod, staticmethod)): return True
 
 
+def shorten_sidebar(app, pagename, templatename, context, doctree):
+    "Rooms, and the chapters of the one that is open: hundreds of lines on each of hundreds of pages are slow to build and to read"
+    if 'toctree' in context: context['toctree'] = partial(_collapsed, context['toctree'])
+
+def _collapsed(toctree, **options): return toctree(**options | dict(collapse=True))
+
+
 def setup(app):
+    app.connect('html-page-context', shorten_sidebar, priority=100)     # before the theme asks for it
     app.connect('autodoc-process-docstring', add_comments)
     app.connect('autodoc-skip-member', is_hidden)
