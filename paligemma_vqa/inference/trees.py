@@ -12,7 +12,6 @@ import sys, time
 import numpy as np
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import DynamicCache
 from .automaton import AnswerAutomaton
 from ..schema import VQAError
 
@@ -185,6 +184,7 @@ class _Reading(_Head):
         self._new_cache()
 
     def _new_cache(self):
+        from transformers import DynamicCache   # two seconds, which who only imports should not wait
         self._cache = DynamicCache()
         self._key_positions = torch.zeros(len(self._trunk), 0, dtype=torch.long, device=self.device)
 

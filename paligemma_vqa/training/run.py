@@ -7,7 +7,7 @@ __all__ = ['check_trackers', 'TrainingResult', 'finetune']
 
 # %% ../../nbs/3_train/09_run.ipynb #c8227c21
 import dataclasses, inspect, os, platform, shutil, time, warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -16,11 +16,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-# ours before the Trainer: importing it is what makes bitsandbytes speak
 from .config import TrainingConfig, choose_precision
 from .collator import Collator
 from ..dataset.balance import sampling_weights
-from ..dataset.loading import load_dataset
 from ..dataset.records import dataset_fingerprint, load_schema
 from ..dataset.splits import Splits
 from ..dataset.splits import read_splits
@@ -37,19 +35,17 @@ from ..model.info import AdapterInfo, describe_base, versions
 from ..model.task import TaskSurvey, survey_task
 from ..files import check_place
 from ..model.weights import saving
-from .progress import LiveProgress, StopOnSignal, draw_history, tell
 from .runs import (CONFIG_FILE, FINISHED, Run, go_on_with, open_run, same_base, same_data,
                                          write_facts)
-from .trainer import CarryLoss, KeepBest, RepeatableAugmentation, Score, VQATrainer
 from ..schema import EventSchema, VQAError
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+# The Trainer is imported where it is used: that takes seconds, which a command with a wrong option should not wait
 
 # %% ../../nbs/3_train/09_run.ipynb #47d46a5d
 def check_trackers(
     names:Iterable[str],    # As for `report_to` of the Trainer, such as wandb
 ) -> list[str]:
     "`names`; `VQAError` for one that transformers does not know, or that is not installed"
+    from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
     for name in (names := list(names)):
         if name not in INTEGRATION_TO_CALLBACK:
             raise VQAError(f"there is no tracker '{name}'",
@@ -69,7 +65,8 @@ def _heed_launcher(precision:str) -> None:
     os.environ['ACCELERATE_MIXED_PRECISION'] = 'no' if precision == 'fp32' else precision
 
 # %% ../../nbs/3_train/09_run.ipynb #19d92962
-def _arguments(config:TrainingConfig, run_dir:Path) -> TrainingArguments:
+def _arguments(config:TrainingConfig, run_dir:Path):
+    from transformers import TrainingArguments
     on_cpu = not torch.cuda.is_available()
     precision = choose_precision(config.precision, on_cpu,
                                  not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False))
@@ -104,6 +101,7 @@ class _Data:
 
 def _read_data(data_dir:Path, sides:Splits|None=None) -> _Data:
     "`VQAError` when a split is empty or a record is wrong"
+    from paligemma_vqa.dataset.loading import load_dataset
     schema = load_schema(data_dir)
     data = load_dataset(data_dir, schema, decode=False, splits=sides)
     for split in ('train', 'validation'):
@@ -124,7 +122,7 @@ def _from_adapter(config:TrainingConfig, start_from:Path|None) -> tuple[Training
     settings, info = adapter_settings(start_from)
     return dataclasses.replace(config, **settings), info
 
-def _load(config:TrainingConfig, arguments:TrainingArguments, start_from:Path|None):
+def _load(config:TrainingConfig, arguments, start_from:Path|None):
     "(model with what trains, processor)"
     on_cpu = not torch.cuda.is_available()
     low = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
@@ -179,6 +177,7 @@ def _whole_checkpoint(run:Run|None) -> Path|None:
     if run is None: return None
     checkpoint, skipped = newest_whole(run.folder/'checkpoints')
     if skipped:
+        from paligemma_vqa.training.progress import tell
         tell(f"{'. '.join(skipped)}. " + (f'Going on from {checkpoint.name}.' if checkpoint
                                           else 'No checkpoint is whole: beginning anew.'))
     if checkpoint is None and run.status in FINISHED:
@@ -187,8 +186,10 @@ def _whole_checkpoint(run:Run|None) -> Path|None:
     return checkpoint
 
 # %% ../../nbs/3_train/09_run.ipynb #9a70efb2
-def _callbacks(trainer:VQATrainer, config:TrainingConfig, run_dir:Path, checkpoint:Path|None, progress:bool) -> None:
+def _callbacks(trainer, config:TrainingConfig, run_dir:Path, checkpoint:Path|None, progress:bool) -> None:
     "What watches a run, without what watches the data"
+    from paligemma_vqa.training.progress import LiveProgress
+    from paligemma_vqa.training.trainer import CarryLoss, KeepBest
     def save(evaluation):
         metrics = {name.removeprefix('eval_'): value for name,
                    value in evaluation.items() if name.startswith('eval_')
@@ -217,8 +218,9 @@ def _machine(model, arguments) -> dict:
                 started_at=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 # %% ../../nbs/3_train/09_run.ipynb #b442f552
-def _train(trainer:VQATrainer, run_dir:Path, checkpoint:Path|None, stop:StopOnSignal) -> str:
+def _train(trainer, run_dir:Path, checkpoint:Path|None, stop) -> str:
     "Train to the end; returns the status, or raises what went wrong after writing it down"
+    from paligemma_vqa.training.progress import LiveProgress
     try: trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except Exception as error:
         if trainer.is_world_process_zero():
@@ -237,8 +239,9 @@ def _train(trainer:VQATrainer, run_dir:Path, checkpoint:Path|None, stop:StopOnSi
     return ('interrupted' if stop.received else 'finished' if trainer.state.global_step >= trainer.state.max_steps
             else 'stopped early')
 
-def _close_run(trainer:VQATrainer, result:TrainingResult, config:TrainingConfig, facts:dict) -> None:
+def _close_run(trainer, result:TrainingResult, config:TrainingConfig, facts:dict) -> None:
     "Write down what came of it"
+    from paligemma_vqa.training.progress import draw_history
     write_facts(result.run_dir, status=result.status, seconds=round(result.seconds, 1),
                 updates=trainer.state.global_step, metrics=result.metrics, history=result.history)
     with saving(result.run_dir):
@@ -269,15 +272,16 @@ def finetune(
     data_dir:str|Path|None,
     output_dir:str|Path,                 # The run's folder
     config:TrainingConfig|None=None,     # None: the run's when there is one to resume, else the default preset
-    score:Score|None=None,               # More metrics for an evaluation, from (model, processor, validation split)
+    score:Callable|None=None,            # More metrics for an evaluation, from (model, processor, validation split)
     resume:bool=False,                   # Go on with the run in `output_dir`, if there is one
-    callbacks:Iterable[TrainerCallback]=(),
+    callbacks:Iterable=(),               # Each a `TrainerCallback` of transformers
     progress:bool=True,
     start_from:str|Path|None=None,       # An adapter to go on from, of the same base
     splits:Splits|None=None,             # None: the data set's
 ) -> TrainingResult:
     """Fine-tune on the train split, keep the adapter that is best on the validation split; `VQAError` before work
     begins when something is wrong"""
+    from paligemma_vqa.training.progress import StopOnSignal, tell
     started, run_dir, stop = time.monotonic(), Path(output_dir), StopOnSignal()
     check_place(run_dir)
     # of several processes one looks
@@ -316,7 +320,9 @@ def _no_data(run_dir):
     raise VQAError('there is no run to resume, and no data set to begin one', run_dir,
                    remedy='Give the folder of the data set: --data.')
 
-def _trainer(model, processor, arguments, config, data, run_dir, score, told) -> VQATrainer:
+def _trainer(model, processor, arguments, config, data, run_dir, score, told):
+    from transformers import PrinterCallback
+    from paligemma_vqa.training.trainer import RepeatableAugmentation, VQATrainer
     task, splits, features, augment = data.survey.task, data.splits, None, None
     info = AdapterInfo(schema=task.schema, question=task.question, answer_format=task.answer_format, mode=config.mode,
                        dataset_fingerprint=data.facts['dataset_fingerprint'], told=told,
