@@ -7,8 +7,9 @@ __all__ = ['ALONE', 'Outcome', 'result_folders', 'is_finished', 'analyze_one', '
            'start_ray', 'analyze_folder_on_ray']
 
 # %% ../../nbs/6_watch/08_folder.ipynb #33541ad2
-import json, logging, os, sys, time, traceback
-from collections.abc import Callable, Sequence
+import atexit, json, logging, os, shutil, socket, sys, tempfile, time, traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -175,15 +176,37 @@ def _quietly(ray, **options) -> None:
         os.dup2(kept, 2)
         for number in (kept, nowhere): os.close(number)
 
+@contextmanager
+def _spared() -> Iterator[None]:
+    """What is started meanwhile does not read a grammar of addresses that jsonschema loads where Jupyter is installed
+    and Ray has no use for: 3 s of work in each of its five processes, and it waits 15 s for them"""
+    folder, before = Path(tempfile.mkdtemp()), os.environ.get('PYTHONPATH')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)   # workers are started later
+    (folder/'rfc3987_syntax.py').write_text('raise ImportError("left out")\n')
+    os.environ['PYTHONPATH'] = os.pathsep.join([str(folder), *([before] if before else [])])
+    try: yield
+    finally:
+        if before is None: del os.environ['PYTHONPATH']
+        else: os.environ['PYTHONPATH'] = before
+
 def _start_alone(ray, workers:int) -> None:
-    "A Ray of our own; it gives up when its parts take more than 15 s, as on a busy machine, and is then asked again"
+    "A Ray of our own; on a busy machine its parts may take longer than it waits for them, and it is asked again"
     # one processor more for Ray's own tasks: with too few it would wait for ever
     own = dict(address='local', include_dashboard=False, _node_ip_address='127.0.0.1',
                num_cpus=max(os.cpu_count() or 1, workers + 1))
-    try: _quietly(ray, **own)
-    except Exception:   # it has no type of its own for this
-        ray.shutdown()
-        _quietly(ray, **own)
+    with _spared():
+        try: _quietly(ray, **own)
+        except Exception:   # it has no type of its own for this
+            ray.shutdown()
+            _quietly(ray, **own)
+
+# %% ../../nbs/6_watch/08_folder.ipynb #3dba5184
+def _check_cluster(address:str) -> None:
+    "`OSError` or `ValueError` when nobody answers at HOST:PORT; Ray itself would go on asking for minutes"
+    if address == 'auto': return
+    host, _, port = address.removeprefix('ray://').rpartition(':')
+    if not host or not port.isdecimal(): raise ValueError('it is not HOST:PORT')
+    socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
 
 def start_ray(
     address:str|None=None,   # HOST:PORT, or `auto` for one that runs here; None: RAY_ADDRESS, else one of our own
@@ -196,7 +219,9 @@ def start_ray(
         ray = _import_ray(address == 'local')
         try:
             if address == 'local': _start_alone(ray, workers)
-            else: _quietly(ray, address=address)
+            else:
+                _check_cluster(address)
+                _quietly(ray, address=address)
         except Exception as error:   # it has no type of its own for this
             what = 'Ray does not start' if address == 'local' else f"there is no Ray cluster at '{address}'"
             raise VQAError(f'{what} ({str(error).splitlines()[0]:.150})', exit_code=1,
