@@ -123,8 +123,6 @@ def split(
     from paligemma_vqa.dataset.loading import split_dataset
     from paligemma_vqa.dataset.records import Records
     from paligemma_vqa.dataset.splits import WAYS
-    if gap is not None and by not in (None, 'time'):
-        raise VQAError(f'--gap does nothing with --by {by}', remedy='Leave it out, or use --by time.')
     splits = split_dataset(existing_folder(data), seed=seed, by=by, anew=anew, gap_s=gap)
     leaks = find_leaks(data, Records(data), splits)
     if json_: return say_json(splits.to_dict() | dict(leaks=leaks.to_dict()))

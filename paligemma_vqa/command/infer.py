@@ -59,6 +59,12 @@ def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int,
     for results in (fresh, new):
         for result in results: yield result.to_dict(), result
 
+def _tell(values:dict, is_folder:bool) -> None:
+    "An answer for a person, with what else was asked about it"
+    say(*([values['image']] if is_folder else []), '>> Model Response:', values['answer'])
+    if values.get('valid_mass') is not None:
+        say(f"free text would be a valid answer with probability {values['valid_mass']:.4f}")
+
 def _draw(prediction, path:Path) -> None:
     "A new answer always, one that was kept unless its drawing is there"
     if prediction.picture is None and path.exists(): return
@@ -66,11 +72,14 @@ def _draw(prediction, path:Path) -> None:
     prediction.show().savefig(path)
 
 # %% ../../nbs/9_command/09_infer.ipynb #b2bbb227
-def _check(image_path:Path, save_dir:Path|None, prompt:str|None, valid_mass:bool) -> None:
+def _check(image_path:Path, save_dir:Path|None, prompt:str|None, valid_mass:bool, task:Path|None=None) -> None:
     "`VQAError` when the options do not fit each other"
     if not image_path.exists(): raise VQAError('no such file or folder', image_path, remedy='Check --image_path.')
     if prompt and (save_dir or valid_mass):
         raise VQAError('--prompt gives free text, for which --save_dir and --valid_mass mean nothing',
+                       remedy='Leave out one or the other.')
+    if prompt and task:
+        raise VQAError('--prompt asks what it says, and --schema and --data say what else to ask',
                        remedy='Leave out one or the other.')
     root = image_path if image_path.is_dir() else image_path.parent
     if save_dir and save_dir.resolve() == root.resolve():
@@ -96,7 +105,7 @@ def infer(
     compile: Compile = False, json_: Json = False,
 ):
     "Say which events a picture shows, in which phase, with probabilities."
-    _check(image_path, save_dir, prompt, valid_mass)
+    _check(image_path, save_dir, prompt, valid_mass, schema or data)
     files, is_folder, failed = _pictures(image_path, save_dir), image_path.is_dir(), 0
     root = image_path if is_folder else image_path.parent
     drawings = drawing_names([path.relative_to(root).as_posix() for path in files])
@@ -110,7 +119,7 @@ def infer(
         for values, prediction in tqdm(results, total=len(files), disable=not is_folder or None, unit=' pictures'):
             if json_: say_json(values)
             elif 'error' in values: print(f"Error: {values['error']}", file=sys.stderr)
-            else: say(*([values['image']] if is_folder else []), '>> Model Response:', values['answer'])
+            else: _tell(values, is_folder)
             if save_dir and 'error' not in values:
                 _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
             failed += 'error' in values

@@ -32,8 +32,8 @@ def test_the_table_of_all_folds(data, tmp_path):
     facts = json.loads((tmp_path / 'runs/folds.json').read_text())
     assert set(facts['folds']) == {'fold-1', 'fold-2', 'fold-3'} and facts['all']['videos'] == 5
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'runs').glob('fold-*/adapter/adapter_model.safetensors')}
-    again = run('train', '--data', data, '--model', 'tiny', '--output', tmp_path / 'runs', '--folds', '3', '--set', 'max_steps=2', '--resume')
-    assert again.returncode == 0 and (tmp_path / 'runs/folds.md').read_text() == table
+    again = run('train', '--data', data, '--model', 'tiny', '--output', tmp_path / 'runs', '--folds', '3', '--set', 'max_steps=2', '--resume', '--json')
+    assert again.returncode == 0 and (tmp_path / 'runs/folds.md').read_text() == table and json.loads(again.stdout) == facts
     assert before == {path: path.stat().st_mtime_ns for path in before}   # what is finished stays
 
 

@@ -144,7 +144,7 @@ def bad_lines(trained, bikes, tmp_path_factory):
         ['merge', '--lora_path', file, '--output', folder / 'm', 'is a file, not the folder of an adapter'], ['merge', '--lora_path', adapter, '--output', adapter, 'is not empty'],
         ['merge', '--lora_path', adapter, '--output', '/proc/x', 'nothing can be written'], ['label', data, '--no-browser', '--lora_path', file, 'is a file, not the folder'],
         *([*begin, '--set', text, says] for text, says in (
-            ('epochs=[', "'epochs=[' cannot be read"), ('seed=5000000000', 'seed is 5000000000'), ('epochs=', 'epochs is None'), ('epochs=nan', 'epochs is'), ('base=[]', 'base is given twice'),
+            ('epochs=[', "'epochs=[' cannot be read"), ('seed=5000000000', 'seed is 5000000000'), ('epochs=', 'epochs is None'), ('epochs=nan', 'epochs is'), ('learning_rate=1e38', 'learning_rate is 1e+38'), ('lora_rank=100000', '4096 at most'), ('base=[]', 'base is given twice'),
             ('workers=100000', 'workers is 100000'), ('max_steps=99999999999999999999', 'less than 2147483648'), ('eval_steps=9223372036854775808', 'less than 2147483648'),
             ('lora_targets=[nope]', 'nope'), ('report_to=[nope]', "no tracker 'nope'"), ('batch_size=1e99', 'batch_size is'), ('nope=1', "unknown setting 'nope'"), ('precision=fp16', 'fp16 needs a GPU'))),
         [*begin, '--config', data, f'{data}: cannot be read'], [*begin, '--config', '/proc/self/mem', '/proc/self/mem: '], [*begin, '--config', picture, 'not UTF-8'], [*begin, '--from', file, 'not the folder of an adapter'],
@@ -157,7 +157,7 @@ def bad_lines(trained, bikes, tmp_path_factory):
         [*score, '--split', 'nope', "no split 'nope'"], [*score, '--output', file, 'is not a folder'], [*score, '--output', '/proc/x', 'nothing can be written'], [*score, '--against', file, 'not the folder of an adapter'],
         [*cut, '--every', '0', 'every 0'], [*cut, '--scene', '7', 'change by 7'], [*cut, '--uncertain', '-3', '--uncertain is -3'], [*cut, '--uncertain', '3', '--lora_path DIR'], [*cut, '--lora_path', adapter, 'nothing without --uncertain'],
         ['export', data, folder / 'x.csv', '--video', 'nope', "video 'nope'"], ['export', data, folder / 'x.csv', '--fps', '3', 'a rate means nothing for csv'], ['export', data, folder, 'is a folder'],
-        ['export', data, '/dev/full', '--format', 'csv', '/dev/full: no space left'], ['export', data, '/proc/x.csv', 'nothing can be written'], ['split', data, '--by', 'video', '--gap', '5', '--gap does nothing'],
+        ['export', data, '/dev/full', '--format', 'csv', '/dev/full: no space left'], ['export', data, '/proc/x.csv', 'nothing can be written'], ['split', data, '--by', 'video', '--gap', '5', 'a gap does nothing'], ['split', data, '--gap', '5', 'a gap does nothing'],
     ]
 
 

@@ -132,6 +132,17 @@ def test_training_stops_at_the_first_number_that_is_none(folder, config, tmp_pat
     if (tmp_path / 'run' / 'adapter').exists(): load_adapter(tmp_path / 'run')
 
 
+def test_a_model_of_which_the_loss_is_no_number_is_asked_nothing(folder, config, tmp_path):
+    "The remedy is a lower rate, and not what an answer without a number would suggest"
+    asked = []
+    def score(*_): return asked.append(1) or {}
+    with pytest.raises(VQAError, match='validation loss is not a number at update') as error:
+        finetune(folder, tmp_path / 'run', replace(config, eval_steps=1, learning_rate=1e30), progress=False, score=score)
+    history = json.loads((tmp_path / 'run' / 'run.json').read_text())['history']
+    assert len(asked) == sum('eval_loss' in row for row in history)
+    assert 'Lower learning_rate (it is 1e+30).' in str(error.value) and 'precision' not in str(error.value)
+
+
 def test_a_full_disk_while_saving_leaves_what_was_saved_before(folder, config, whole, tmp_path, monkeypatch):
     save = torch.save
     def full(value, file, *args, **kwargs):

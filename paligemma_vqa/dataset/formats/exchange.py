@@ -158,6 +158,10 @@ def _collect(source:Source, format:str, empty:str) -> Imported:
     folder = Path(source.finder.pictures.folder)
     question, answer_format = _task_of(folder, source.names.schema)
     found, missing = by_picture(READERS[format](source), source, empty)
+    for name, given in (('video', source.video), ('fps', source.fps)):
+        if given is not None and not source.is_over_time:
+            raise VQAError(f'the file speaks of pictures, for which --{name} means nothing', source.path,
+                           remedy='Leave it out.')
     for item in source.items_in_doubt(): found.pop(item, None)
     result = Imported([], missing, problems=source.problems, notes=source.notes)
     for item in sorted(found, key=source.finder.pictures.order):

@@ -131,6 +131,7 @@ class Source:
     problems: list[VQAError] = field(default_factory=list)   # What was left out
     doubtful: set[str] = field(default_factory=set)          # Pictures about which something is not clear
     doubtful_videos: set[str] = field(default_factory=set)
+    is_over_time: bool = False   # Whether something in it holds over a piece of a video, for which `video` and `fps` count
 
     @property
     def text(self) -> str:
@@ -189,6 +190,7 @@ class Stretch:
 
 def video_meant(source:Source, named:str) -> str:
     "The video a file is about: what the user or the file says, or the only one there is; `VQAError` else"
+    source.is_over_time = True
     for name in (source.video, named):
         if name: return name
     if found := find_video(source.finder, source.path.name): return found
@@ -205,6 +207,7 @@ def video_meant(source:Source, named:str) -> str:
 def lay_on(source:Source, stretches:Iterable[Stretch]) -> Iterator[Said]:
     "What intervals say about the frames of their videos; `VQAError` on an interval that ends before it begins"
     videos:dict[tuple, list[Stretch]] = {}
+    source.is_over_time = True
     for stretch in stretches:
         if stretch.end < stretch.start:
             raise VQAError(f'the interval ends at {stretch.end:g}, before it begins at {stretch.start:g}', source.path,

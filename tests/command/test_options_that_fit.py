@@ -1,0 +1,58 @@
+"An option that would do nothing beside the others is refused, before any work; one that says something is heard"
+import json, shutil
+
+import pytest
+from terminal import fails, run
+
+LABEL = 'image,event,phase\nimages/{},A,2\n'
+
+
+@pytest.fixture(scope='module')
+def files(trained, tmp_path_factory):
+    "A folder of its own with labels of other tools that speak of pictures"
+    folder = tmp_path_factory.mktemp('files')
+    shutil.copytree(trained / 'data', folder / 'data')
+    name = next((folder / 'data/images').iterdir()).name
+    (folder / 'table.csv').write_text(LABEL.format(name))
+    (folder / 'coco.json').write_text(json.dumps(dict(images=[dict(id=1, file_name=f'images/{name}')], annotations=[dict(image_id=1, category_id=1)],
+                                                      categories=[dict(id=1, name='A: 2')])))
+    (folder / 'lines.jsonl').write_text(json.dumps(dict(image=f'images/{name}', prefix='answer en x', suffix='Based on the image, I can see no events.')) + '\n')
+    (folder / 'stretches.csv').write_text('video,event,phase,start_s,end_s\nscene_000,A,2,0,1\n')
+    return folder
+
+
+@pytest.mark.parametrize('name', ['table.csv', 'coco.json', 'lines.jsonl'])
+@pytest.mark.parametrize('option', [('--fps', '3'), ('--video', 'scene_000')], ids=['fps', 'video'])
+def test_a_file_that_speaks_of_pictures_has_no_video_and_no_rate(files, name, option):
+    before = (files / 'data/labels.jsonl').read_bytes()
+    fails('import', files / name, files / 'data', '--replace', *option, says=[name, f'speaks of pictures, for which {option[0]} means nothing'])
+    assert (files / 'data/labels.jsonl').read_bytes() == before
+
+
+def test_one_that_speaks_of_stretches_of_a_video_has_both(files):
+    done = run('import', files / 'stretches.csv', files / 'data', '--video', 'scene_000', '--fps', '25')
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_gap_is_between_blocks_of_time(files):
+    before = (files / 'data/splits.json').read_bytes()
+    fails('split', files / 'data', '--gap', '3', says=['a gap does nothing when a data set is split by the video that each record names'])
+    assert (files / 'data/splits.json').read_bytes() == before
+
+
+def test_what_an_adapter_decides_cannot_be_asked_for(trained, tmp_path):
+    begin = ['train', '--data', trained / 'data', '--from', trained / 'run/adapter', '--output', tmp_path / 'run']
+    fails(*begin, '--mode', 'full', says=['mode is full, and lora in the adapter to go on from'])
+    fails(*begin, '--set', 'lora-rank=2', says=['lora_rank is 2, and 16 in the adapter'])
+    fails(*begin, '--model', 'google/paligemma2-3b-pt-448', says=['base is google/paligemma2-3b-pt-448, and'])
+    assert not (tmp_path / 'run').exists()
+
+
+def test_of_pictures_and_videos(trained, bikes, tmp_path):
+    adapter, picture = trained / 'run/adapter', next((trained / 'data/images').iterdir())
+    ask, look = ['infer', '--image_path', picture], ['video', '--lora_path', adapter, '--output', tmp_path / 'out']
+    fails(*ask, '--model', 'tiny', '--prompt', 'caption en', '--data', trained / 'data', says=['--prompt asks what it says'])
+    fails(*look, '--video_path', bikes, '--fit-to', trained / 'data', '--method', 'raw', says=['--fit-to does nothing with --method raw'])
+    fails(*look, '--source', bikes, '--on-alert', 'cat', says=['--on-alert is called for alerts, and none is asked for'])
+    done = run(*ask, '--lora_path', adapter, '--valid_mass')
+    assert done.returncode == 0 and 'free text would be a valid answer with probability 0.' in done.stdout
