@@ -20,6 +20,7 @@ from ..dataset.extract import extract_frames
 from ..evaluation.segments import segment_metrics
 from ..files import write_atomically
 from ..media.ahead import ahead
+from ..media.folders import numbered_pictures
 from ..media.reading import Clock, Loss, video_info
 from ..schema import EventSchema, Segment, VQAError
 from .belief import Choice, smoothing_of
@@ -62,14 +63,28 @@ def _answers_key(predictor) -> str:
     if predictor not in _keys: _keys[predictor] = answers_key(predictor)
     return _keys[predictor]
 
+def _samples(path:Path) -> list[bytes]:
+    "The beginning, the middle and the end of a file: all of three hours would take minutes to read"
+    size, found = path.stat().st_size, []
+    with open(path, 'rb') as file:
+        for place in (0, size // 2, max(0, size - 2**16)):
+            file.seek(place)
+            found.append(file.read(2**16))
+    return found
+
+def _source_mark(path:Path) -> str:
+    "12 hex digits that are others when a recording was replaced, or a picture of a folder, also under its old name"
+    def facts(file): return file.name, file.stat().st_size, file.stat().st_mtime_ns
+    if path.is_dir(): return _mark(*(facts(file) for _, file in numbered_pictures(path)))
+    return _mark(path.stat().st_size, path.stat().st_mtime_ns, *(_samples(path) if path.is_file() else ()))
+
 def made_from(predictor, path:str|Path, choice:Choice, settings:Settings) -> dict:
     "What results depend on: when it is the same, so are they"
-    source, dynamics = Path(path).stat(), choice.dynamics
+    dynamics = choice.dynamics
     how = [choice.method, *(getattr(dynamics, f.name) for f in (fields(dynamics) if dynamics else ()))]
     return dict(schema=predictor.schema.fingerprint, model=_answers_key(predictor),
-                settings=asdict(settings) | dict(method=choice.method), bytes=source.st_size,
-                modified=source.st_mtime_ns, dynamics=_mark(*(value.tolist() if isinstance(value, np.ndarray) else value
-                                                              for value in how)))
+                settings=asdict(settings) | dict(method=choice.method), source=_source_mark(Path(path)),
+                dynamics=_mark(*(value.tolist() if isinstance(value, np.ndarray) else value for value in how)))
 
 def _asked_of(made:dict) -> dict:
     "Of what the answers depend on alone; smoothing and drawing may change"

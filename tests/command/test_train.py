@@ -1,0 +1,49 @@
+"`train` as a scheduler runs it: one line begins a run, goes on with it after a signal, and lengthens it"
+import json, signal, subprocess, time
+
+import pytest
+from small_dataset import make_folder
+from terminal import COMMAND, run
+
+from paligemma_vqa.model.info import AdapterInfo
+from paligemma_vqa.training.config import TrainingConfig
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory): return make_folder(tmp_path_factory.mktemp("it's") / 'data', videos=4, frames=3, size=48)
+
+
+def facts(folder): return json.loads((folder / 'run.json').read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_the_same_line_goes_on(data, tmp_path, number):
+    words = ['train', '--data', str(data), '--model', 'tiny', '--output', str(tmp_path / 'run'), '--resume', '--set', 'max_steps=9', '--set', 'eval_steps=2', '--json']
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / 'run/checkpoints').exists(): assert process.poll() is None, process.stderr.read(); time.sleep(0.05)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=200)
+    assert process.returncode == 130, error
+    assert f'{number.name}: saving after this update' in error
+    assert [line for line in error.splitlines() if line.startswith('Error:')] == [f'Error: {tmp_path / "run"}: stopped before the end. Add --resume to go on.']
+    assert json.loads(out)['status'] == facts(tmp_path / 'run')['status'] == 'interrupted'   # what came of it so far, and nothing else
+    updates = facts(tmp_path / 'run')['updates']
+    done = run(*words)                                                # as a scheduler puts it back into its queue
+    assert done.returncode == 0 and json.loads(done.stdout)['status'] == facts(tmp_path / 'run')['status'] == 'finished'
+    assert updates < 9 == facts(tmp_path / 'run')['updates'] and AdapterInfo.load(tmp_path / 'run/adapter')
+    again = run(*words)                                               # a finished run is finished, however often it is asked for
+    assert again.returncode == 0 and json.loads(again.stdout)['seconds'] == 0
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_lengthened_by_its_folder_alone(data, tmp_path):
+    folder = tmp_path / 'run'
+    assert run('train', '--data', data, '--model', 'tiny', '--output', folder, '--epochs', '1').returncode == 0
+    first = facts(folder)['updates']
+    done = run('train', '--output', folder, '--resume', '--epochs', '3')
+    assert done.returncode == 0, done.stderr
+    assert facts(folder)['updates'] == 3 * first and TrainingConfig.load(folder / 'config.yaml').epochs == 3
+    assert 'epochs 3.0 (1.0 before)' in (folder / 'adapter/README.md').read_text()
+    shorter = run('train', '--output', folder, '--resume', '--epochs', '1')
+    assert shorter.returncode in (0, 2) and 'Traceback' not in shorter.stderr, shorter.stderr
