@@ -207,6 +207,9 @@ def split_by_group(
     ratios = _check_ratios(previous, ratios)
     found = _survey(records)
     by = _choose_way(by or (previous.by if previous else None), found, folder is not None)
+    if gap_s is not None and by != 'time blocks':
+        raise VQAError(f'a gap does nothing when a data set is split {WAYS[by]}',
+                       remedy='Leave it out, or split by time.')
     if by == 'near-duplicates': found.lone = list(dict.fromkeys(record.image for record in records))
     alike = _group_by_looks(found, by, previous, folder)
     splits = Splits({}, by, seed, ratios, alike)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'EXAMPLES', 'TEXTS', 'typed_names', 'schema_of', 'previews', 'preview_html', 'needs_schema',
-           'schema_of_model', 'keep_schema', 'SchemaForm', 'NamesForm']
+           'schema_of_model', 'asked_of_model', 'keep_schema', 'SchemaForm', 'NamesForm']
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #a15d79d9
 import re
@@ -84,15 +84,31 @@ def needs_schema(
     except VQAError: return folder.is_dir() and next(list_pictures(folder), None) is not None
     return False
 
+def _info_of(predictor):
+    "What a predictor, or the adapter in a folder, knows of its task; None for one that does not say"
+    if not isinstance(predictor, (str, Path)): return predictor
+    from paligemma_vqa.model.adapter import AdapterInfo   # imports torch
+    for folder in Path(predictor), Path(predictor)/'adapter':   # a training run holds its adapter
+        try: return AdapterInfo.load(folder)
+        except VQAError: continue                         # an adapter of elsewhere does not say
+
 def schema_of_model(predictor) -> EventSchema|None:
     "The schema that a predictor, or the adapter in a folder, answers in; None for one that does not say"
-    if isinstance(predictor, (str, Path)):
-        from paligemma_vqa.model.adapter import AdapterInfo   # imports torch
-        for folder in Path(predictor), Path(predictor)/'adapter':   # a training run holds its adapter
-            try: return AdapterInfo.load(folder).schema
-            except VQAError: continue                         # an adapter of elsewhere does not say
-        return None
-    return getattr(predictor, 'schema', None)
+    return getattr(_info_of(predictor), 'schema', None)
+
+def asked_of_model(
+    predictor,            # As for the labeling tool
+    folder:str|Path,      # The data set that is opened
+    schema:EventSchema,   # Its own
+) -> dict:
+    """`questions` and `answer_format` with which the model that is to help was trained, for a folder that has no labels
+    of its own yet; nothing where there are, or where it was trained for other names"""
+    kept = [Path(folder)/'labels.jsonl', Path(folder)/'labels/settings.json', *Path(folder).glob('labels/[!.]*.jsonl')]
+    if any(path.exists() and path.stat().st_size for path in kept): return {}
+    task = getattr(_info_of(predictor), 'task', None)
+    if task is None or task.schema != schema: return {}
+    names = {schema.question(name): name for name in schema.questions}
+    return dict(questions=[names.get(task.question, task.question)], answer_format=task.answer_format)
 
 def keep_schema(folder:str|Path, schema:EventSchema) -> Path:
     "Write a folder's `schema.json`, whole or not at all; where it is"

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
+from ..dataset.records import load_schema
 from .ahead import Prepared, full_picture, show_picture
 from .chosen import write_settings
 from .commands import ask_own, attempt, do, note
 from .keys import Keyboard, command_keys, key_map
 from .playback import PLAYBACK, Playback, playbar_html
 from .schema_change import change_schema, changed_schema
-from .schema_form import NamesForm, SchemaForm, keep_schema, needs_schema, schema_of_model
+from .schema_form import (NamesForm, SchemaForm, asked_of_model, keep_schema, needs_schema,
+                                                schema_of_model)
 from .session import HOLD_TEXTS, QUEUES, LabelingSession, look_for_new, show
 from .store import LabelStore
 from .view import (agreement_html, answer_html, differing_html, filmstrip_html, header_html,
@@ -190,7 +192,9 @@ def ask_for_schema(tool:LabelingTool, queue:str|None=None) -> None:
 def open_folder(tool:LabelingTool, queue:str|None=None, item:str|None=None, row:int=0) -> None:
     "Open the folder, or open it again after its schema or its pictures changed"
     if tool.session and not tool.store.closed: stop(tool)
-    store = open_store(**tool._opening)
+    given = {name: value for name, value in tool._opening.items() if value is not None}
+    schema = given.get('schema') or load_schema(given['folder'])
+    store = open_store(**asked_of_model(tool._model['predictor'], given['folder'], schema) | given)
     tool.session, tool.schema, tool.store = LabelingSession(store, queue=queue, **tool._model), store.schema, store
     tool.session.is_alarm = store.read_only
     if item in store.pictures.numbers: show(tool.session, item)

@@ -100,6 +100,7 @@ _RANGES = (('lora_rank lora_alpha learning_rate batch_size accumulation_steps ep
            ('weight_decay workers', _not_negative, '0 or more'),
            ('warmup_ratio lora_dropout', _fraction, 'from 0 up to 1'),
            ('balance', lambda x: 0 <= x <= 1, '0 to 1'), ('workers', lambda x: x <= 1024, '1024 at most'),
+           ('lora_rank', lambda x: x <= 4096, '4096 at most: more than a model is wide'),
            ('lora_rank batch_size accumulation_steps max_steps eval_steps eval_batch_size early_stopping '
             'save_total_limit log_steps epochs', lambda x: x < 2**31, 'less than 2147483648'),
             ('seed', lambda x: 0 <= x < 2**32, '0 to 4294967295'),
@@ -111,6 +112,9 @@ def check_settings(settings:TrainingSettings) -> None:
         for name in names.split():
             if (value := getattr(settings, name)) is not None and not is_fine(value):
                 raise VQAError(f'{name} is {value}', remedy=f'It must be {wanted}.')
+    for name, value in vars(settings).items():
+        if isinstance(value, float) and abs(value) > 1e30:   # what is made of it must fit into a float32
+            raise VQAError(f'{name} is {value:g}', remedy='It must be at most 1e30.')
     if settings.vision_lora and settings.freeze_vision:
         raise VQAError('vision_lora and freeze_vision exclude each other', remedy='Set freeze_vision: false.')
     if settings.cache_vision and not (settings.freeze_vision and not settings.train_projector and not settings.augment):

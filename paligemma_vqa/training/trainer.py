@@ -28,12 +28,13 @@ def check_number(
     value:float,
     what:str,             # Such as `loss`
     update:int,           # Counted from 0
-    learning_rate:float,
+    args,                 # `TrainingArguments`: what to change
 ) -> None:
     "`VQAError` when `value` is not a finite number"
     if math.isfinite(value): return
+    low = ', or use precision: fp32' if args.bf16 or args.fp16 else ''
     raise VQAError(f'the {what} is not a number at update {update + 1} ({value})', exit_code=1,
-                   remedy=f'Lower learning_rate (it is {learning_rate:g}), or use precision: fp32.')
+                   remedy=f'Lower learning_rate (it is {args.learning_rate:g}){low}.')
 
 class StopOnNonsense(TrainerCallback):
     "Looks at the gradient before it changes a weight; `VQAError` when it is not finite"
@@ -49,8 +50,7 @@ class StopOnNonsense(TrainerCallback):
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients:
-            check_number(float(torch.nn.utils.get_total_norm(gradients)), 'gradient', state.global_step,
-                         args.learning_rate)
+            check_number(float(torch.nn.utils.get_total_norm(gradients)), 'gradient', state.global_step, args)
 
 # %% ../../nbs/3_train/07_trainer.ipynb #b763f0a8
 class RepeatableAugmentation(TrainerCallback):
@@ -99,8 +99,7 @@ class KeepBest(TrainerCallback):
             raise VQAError(f"the evaluation has no metric '{self.config.best_metric}'",
                            remedy=f'Set best_metric to one of {known}.')
         for name in ('eval_loss', key):
-            check_number(evaluations[-1][name], name.replace('eval_', 'validation '), state.global_step - 1,
-                         args.learning_rate)
+            check_number(evaluations[-1][name], name.replace('eval_', 'validation '), state.global_step - 1, args)
         # the loss decides between equals: at first all answers are wrong
         ranks = [(sign * h[key], -h['eval_loss']) for h in evaluations]
         since_best = len(ranks) - 1 - ranks.index(max(ranks))
@@ -160,7 +159,7 @@ class VQATrainer(Trainer):
     def training_step(self, *args, **kwargs):
         "A step; `VQAError` when the loss is not finite"
         loss = super().training_step(*args, **kwargs)
-        check_number(float(loss), 'loss', self.state.global_step, self.args.learning_rate)
+        check_number(float(loss), 'loss', self.state.global_step, self.args)
         return loss
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None,
@@ -168,6 +167,9 @@ class VQATrainer(Trainer):
         "Answers are counted, by layers that are not compiled, and no logits are gathered"
         ignore_keys = ['past_key_values', 'hidden_states', 'attentions', 'image_hidden_states']
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        # before anything is asked of a model that may have no answer left
+        check_number(output.metrics.get(f'{metric_key_prefix}_loss', 0.), 'validation loss',
+                     self.state.global_step - 1, self.args)
         if self.score:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
             with torch.no_grad(), self.compute_loss_context_manager(), torch.compiler.set_stance('force_eager'):
