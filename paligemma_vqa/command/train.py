@@ -6,7 +6,7 @@
 __all__ = ['Text', 'settings_for', 'refuse_twice', 'train', 'merge']
 
 # %% ../../nbs/9_command/08_train.ipynb #121f4fdb
-import os, sys
+import json, os, sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
@@ -46,6 +46,23 @@ def refuse_twice(
             raise VQAError(f'{name} is given twice, as {given[name]} and as {value.strip()}',
                            remedy='Leave one of them out.')
 
+# %% ../../nbs/9_command/08_train.ipynb #cfed4890
+def _refuse_other(
+    start_from:Path,          # An adapter
+    options:Sequence[str],    # `name=value`, what the command line asks for
+) -> None:
+    "`VQAError` when a setting is asked for that the adapter to go on from decides otherwise"
+    from paligemma_vqa.model.continued import adapter_settings
+    from paligemma_vqa.training.config import TrainingConfig
+    settings, _ = adapter_settings(start_from)
+    decided = TrainingConfig.from_dict(settings).to_dict()
+    asked = TrainingConfig().with_options(options).to_dict()
+    names = {one.partition('=')[0].strip().replace('-', '_') for one in options}
+    for name in settings:
+        if name in names and asked[name] != decided[name]:
+            raise VQAError(f'{name} is {asked[name]}, and {decided[name]} in the adapter to go on from', start_from,
+                           remedy='Leave it out, or begin anew without --from.')
+
 # %% ../../nbs/9_command/08_train.ipynb #a77dbd3a
 Text = Optional[str]
 def _option(name:str, help:str): return typer.Option(name, help=help, show_default=False)
@@ -78,9 +95,10 @@ def train(
                  report_to=report_to and f"[{report_to}]")
     options = [f'{name}={value}' for name, value in given.items() if value is not None]
     refuse_twice(given | dict(base=model), set_ or ())
+    if from_: _refuse_other(from_, (*options, *(set_ or ()), *([f'base={model}'] if model else [])))
     settings = settings_for(model, config, (*options, *(set_ or ())), output if resume else None)
     if data: existing_folder(data, 'data set folder')
-    if folds is not None: return _train_folds(data, output, settings, folds, resume, from_ or push)
+    if folds is not None: return _train_folds(data, output, settings, folds, resume, from_ or push, json_)
     is_first = os.environ.get('RANK', '0') == '0'   # of several processes one speaks
     if push and is_first: _open(push)
     result = finetune(data, output, settings, score=_score(data, output), resume=resume, start_from=from_)
@@ -91,14 +109,15 @@ def train(
         raise VQAError('stopped before the end', output, remedy='Add --resume to go on.', exit_code=130)
 
 # %% ../../nbs/9_command/08_train.ipynb #a2f0f28d
-def _train_folds(data:Path|None, output:Path, settings, folds:int, resume:bool, excluded) -> None:
+def _train_folds(data:Path|None, output:Path, settings, folds:int, resume:bool, excluded, json_:bool) -> None:
     "Cross-validation; `VQAError` with what it has no use for"
     from paligemma_vqa.command.folds import finetune_folds
     if data is None: raise VQAError('no data set is given', remedy='Add --data DIR.')
     if excluded: raise VQAError('--folds measures, and goes neither on from an adapter nor to the hub',
                                 remedy='Leave out --from and --push.')
-    say(finetune_folds(data, output, settings, folds, resume))
-    say(f'table: {output/"folds.md"}')
+    table = finetune_folds(data, output, settings, folds, resume)
+    if json_: say_json(json.loads((output/'folds.json').read_text(encoding='utf-8')))
+    else: say(table, f'table: {output/"folds.md"}')
 
 def _open(name:str) -> None:
     from paligemma_vqa.command.push import open_repository

@@ -143,6 +143,10 @@ def _check(asked) -> None:
         if name in given and needed not in given:
             raise VQAError(f'{option(name)} says more about {option(needed)}, which is not given',
                            remedy=f'Add {option(needed)}, or leave it out.')
+    if 'on_alert' in given and not given & {'alert', 'rules'}:
+        raise VQAError('--on-alert is called for alerts, and none is asked for', remedy='Add --alert EVENT or --rules.')
+    if 'fit_to' in given and asked.method not in (None, 'hmm'):
+        raise VQAError(f'--fit-to does nothing with --method {asked.method}', remedy='Leave one of them out.')
     if asked.ray and not _is_many(asked.video_path):
         raise VQAError('--ray does nothing for one video', asked.video_path, remedy='Give a folder of videos.')
     if asked.ray and asked.compile:
