@@ -25,8 +25,8 @@ test: .venv/ready
 	$(BIN)/ruff check --quiet .
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# And what takes minutes: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
-test-all: test
+# The rest, which takes minutes each: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
+test-all: .venv/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 lab: .venv/ready

@@ -3,7 +3,6 @@ import json, re, shlex, shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from paligemma_vqa.command.cli import run
 from paligemma_vqa.dataset.records import load_schema, read_records
@@ -19,18 +18,6 @@ def rows() -> dict[str, str]:
     part = (ROOT / 'README.md').read_text(encoding='utf-8').partition('## Coming from')[2].partition('\n## ')[0]
     return {cells[1].strip(): re.search(r'`(paligemma-vqa import .*?)`', cells[3])[1]
             for cells in (line.split('|') for line in part.splitlines()) if len(cells) > 4 and 'import' in cells[3]}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / 'data/images').mkdir(parents=True)
-    lines = []
-    for name in [f'scene_000_{frame:06d}' for frame in (0, 10, 20)] + ['a_000030', 'a_000040'] + [f'op1_{frame:06d}' for frame in range(0, 500, 25)]:
-        Image.new('RGB', (8, 8)).save(tmp_path / f'data/images/{name}.jpg')
-        video, _, frame = name.rpartition('_')
-        if video == 'op1': lines.append(json.dumps(dict(image=f'images/{name}.jpg', video=video, frame_index=int(frame), time_s=int(frame) / 25)))
-    (tmp_path / 'data/frames.jsonl').write_text('\n'.join(lines))
-    return tmp_path / 'data'
 
 
 def metadata_lines(path): path.write_text(json.dumps(dict(file_name='a_000030.jpg', text=SENTENCE)) + '\n')

@@ -14,18 +14,6 @@ from paligemma_vqa.schema import EventSchema, VQAError
 CASES = Path(__file__).parent/'cases'
 SCHEMA = EventSchema()
 
-@pytest.fixture
-def folder(tmp_path):
-    root = tmp_path/'data'
-    (root/'images').mkdir(parents=True)
-    lines = []
-    for name in [f'scene_000_{frame:06d}' for frame in (0, 10, 20)] + ['a_000030', 'a_000040'] + [f'op1_{frame:06d}' for frame in range(0, 500, 25)]:
-        Image.new('RGB', (8, 8)).save(root/f'images/{name}.jpg')
-        video, _, frame = name.rpartition('_')
-        if video == 'op1': lines.append(json.dumps(dict(image=f'images/{name}.jpg', video=video, frame_index=int(frame), time_s=int(frame) / 25)))
-    (root/'frames.jsonl').write_text('\n'.join(lines))
-    return root
-
 def save(folder, content, name='x.csv', encoding='utf-8'):
     path = folder.parent/name
     path.write_bytes((content if isinstance(content, str) else json.dumps(content)).encode(encoding))

@@ -243,31 +243,36 @@ def test_an_afternoon(workplace):
     assert not errors, errors
 
 
-@pytest.mark.slow
-def test_a_burst_of_keys_stays_in_order(workplace):
-    "Sixty keys as fast as the browser takes them: every one arrives, on the frame that was on screen"
+def opened(workplace, name:str, frames:int, code:str) -> Hands:
+    "The labeling tool, made by `code` in a notebook of its own over a folder `name` of so many pictures, ready for keys"
     folder, page, errors, address = workplace
-    (folder/'burst/images').mkdir(parents=True)
-    for i in range(20): Image.new('RGB', (64, 36), (10 * i, 0, 0)).save(folder/f'burst/images/w_{i:06d}.jpg')
-    write_notebook(folder/'burst.ipynb', SETUP, f"tool = LabelingTool('burst', schema, 'ann', pause_s=0.3)\n{PATIENT}")
-    notebook, hands = NotebookPage(page, address, 'burst.ipynb'), Hands(page, folder)
+    (folder/name/'images').mkdir(parents=True)
+    for i in range(frames): Image.new('RGB', (64, 36), (240 // frames * i, 0, 0)).save(folder/f'{name}/images/{name[0]}_{i:06d}.jpg')
+    write_notebook(folder/f'{name}.ipynb', SETUP, code)
+    notebook, hands = NotebookPage(page, address, f'{name}.ipynb'), Hands(page, folder)
     notebook.run_all()
     hands.wait_ready()
     hands.focus()
+    return hands
+
+
+@pytest.mark.slow
+def test_a_burst_of_keys_stays_in_order(workplace):
+    "Sixty keys as fast as the browser takes them: every one arrives, on the frame that was on screen"
+    folder, *_ = workplace
+    hands = opened(workplace, 'burst', 20, f"tool = LabelingTool('burst', schema, 'ann', pause_s=0.3)\n{PATIENT}")
     for i in range(20): hands.press('abcde'[i % 5], str(i % 4 + 1), 'Enter')
     hands.page.locator('.vqa-counts', has_text='20 labeled of 20').last.wait_for(timeout=40_000)
     lines = [json.loads(line) for line in (folder/'burst/labels/ann.jsonl').read_text().splitlines()]
     set_ = [(list(line['items'])[0], event, pair[1]) for line in lines for event, pair in list(line['items'].values())[0].get('events', {}).items()]
-    assert set_ == [(f'images/w_{i:06d}.jpg', 'ABCDE'[i % 5], str(i % 4 + 1)) for i in range(20)]
+    assert set_ == [(f'images/b_{i:06d}.jpg', 'ABCDE'[i % 5], str(i % 4 + 1)) for i in range(20)]
 
 
 @pytest.mark.slow
 def test_a_note_typed_while_keys_are_on_their_way(workplace):
     "It is for the picture that the keys lead to, no letter of it is lost, and keys after Enter are keys again"
-    folder, page, errors, address = workplace
-    (folder/'noted/images').mkdir(parents=True)
-    for i in range(12): Image.new('RGB', (64, 36), (20 * i, 0, 0)).save(folder/f'noted/images/n_{i:06d}.jpg')
-    write_notebook(folder/'noted.ipynb', SETUP, f"""
+    folder, page, errors, _ = workplace
+    hands = opened(workplace, 'noted', 12, f"""
 import time
 tool = LabelingTool('noted', schema, 'ann', pause_s=0.3)
 handle = tool.handle
@@ -275,10 +280,6 @@ def slow(command, item=None): time.sleep(0.15); handle(command, item)
 tool.keyboard._msg_callbacks.callbacks.clear()
 tool.keyboard.listen(tool.screen.commands | {{'Escape': 'unselect'}}, slow)
 {PATIENT}""")
-    notebook, hands = NotebookPage(page, address, 'noted.ipynb'), Hands(page, folder)
-    notebook.run_all()
-    hands.wait_ready()
-    hands.focus()
     texts = {}
     for i in range(1, 12, 2):
         hands.press('abcde'[i % 5], '1', 'Enter', 't')      # three keys are on their way when the note begins

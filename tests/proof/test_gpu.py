@@ -4,9 +4,8 @@ import json, os, shutil, subprocess, sys, time
 import pytest
 import torch
 
-from paligemma_vqa.inference.compiled import FixedPasses, warm_up
 from paligemma_vqa.proof.gpu import STEPS, run_steps, step_rows
-from paligemma_vqa.proof.speed import sides, time_in_turns
+from paligemma_vqa.proof.speed import compiled_rows, sides
 from paligemma_vqa.proof.subject import make_subject
 from paligemma_vqa.schema import EventSchema
 
@@ -38,11 +37,10 @@ def test_compiled():
     checks = [row for row in step_rows('correct', 'cpu', 'tiny', 1e9) if 'compiled' in row['name']]
     assert len(checks) == 2 and all(check['passed'] for check in checks), checks
     subject = make_subject('tiny', 'cpu', torch.float32, 'eager', EventSchema(events=('A', 'B', 'C'), phases=('1', '2')))
-    passes, inputs = FixedPasses(subject.model, subject.automaton.candidates), subject.inputs(1)
-    warm_up(passes, subject.automaton, inputs)
-    times = time_in_turns(sides(subject, inputs, passes), 'cpu', 1)
-    assert {way.replace(', compiled', '') for way in times if ', compiled' in way} == {way for way in sides(subject, inputs) if way.startswith('ours')}
-    assert all(len(its_times) == 1 and its_times[0] > 0 for its_times in times.values())
+    compiling, *rows = compiled_rows(subject, 1, 1, float('inf'))
+    assert compiling['seconds'] > 0, compiling
+    assert [row['way'].replace(', compiled', '') for row in rows] == [way for way in sides(subject, subject.inputs(1)) if way.startswith('ours')]
+    assert all(row['ms'] > 0 and row['rounds'] == 1 and 'compiled' in row['way'] for row in rows)
 
 
 @pytest.mark.slow
