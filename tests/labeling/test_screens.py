@@ -46,7 +46,6 @@ CUT_OFF = """() => {
   const seen = isFull ? {top: 0, right: innerWidth, bottom: innerHeight} : root.closest('.jp-WindowedPanel-outer').getBoundingClientRect(), wrong = [], isSeen = e => e.getClientRects().length > 0;
   for (const e of root.querySelectorAll('.vqa-header > *, .vqa-counts > *, .vqa-event, .vqa-phase, .vqa-toolbar button, .vqa-message > span, .vqa-playbar > *')) {
     if (!isSeen(e) || e.matches('.vqa-name, .vqa-progress')) continue;
-    if (root.dataset.size === 'tight' && e.closest('.vqa-rows-box')) continue;     // so little room: the active row is kept in sight
     const box = e.getBoundingClientRect();
     if (e.scrollWidth > e.clientWidth + 1 && e.clientWidth) wrong.push(`cut: ${e.className} "${e.textContent.trim()}" ${e.scrollWidth} > ${e.clientWidth}`);
     if (box.right > seen.right + 1 || box.bottom > seen.bottom + 1 || box.top < seen.top - 1) wrong.push(`outside: ${e.className} "${e.textContent.trim()}"`);
@@ -56,7 +55,7 @@ CUT_OFF = """() => {
     }
   }
   const rows = root.querySelector('.vqa-rows-box');
-  if (rows.scrollHeight > rows.clientHeight + 1 && root.dataset.size !== 'tight') wrong.push('the rows have to be scrolled');
+  if (rows.scrollHeight > rows.clientHeight + 1) wrong.push('the rows have to be scrolled');
   for (const name of ['.vqa-picture', '.vqa-timeline', '.vqa-saved', '.vqa-playbar']) {
     const e = root.querySelector(name);
     if (!e || !isSeen(e)) continue;
