@@ -67,7 +67,8 @@ def read_line(line:bytes):
     return entry
 
 # %% ../nbs/0_ground/03_journal.ipynb #5e1f73eb
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOTTY, errno.EPERM,
+            errno.EPROTONOSUPPORT}
 LEASE_S = 15   # a heartbeat every third of it; a share that is away for longer loses the lock
 
 def lock_file(

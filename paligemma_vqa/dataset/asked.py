@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .lines import LineError, parse_json, read_lines, write_lines
-from .pictures import check_image_path
+from .pictures import check_image_path, tidy_path
 
 # %% ../../nbs/2_dataset/13_asked.ipynb #54ff558a
 def uncertainty(
@@ -38,7 +38,7 @@ def _asked_in(text:bytes, path:Path, number:int) -> tuple[str, float]:
     is_asked = isinstance(entry, dict) and type(entry.get('bits')) in (int, float)
     if not is_asked or not isinstance(entry.get('image'), str) or check_image_path(entry['image']):
         raise LineError('record', 'the line asks for no picture', path, number, 'Delete it.')
-    return entry['image'], float(entry['bits'])
+    return tidy_path(entry['image']), float(entry['bits'])
 
 def read_queue(
     folder:str|Path,

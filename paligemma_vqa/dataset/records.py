@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .lines import LineError, parse_json, read_lines, to_line, write_lines
 from .pictures import FRAMES, PICTURE_SUFFIXES, Pictures   # noqa: F401 (they lived here once)
-from .pictures import check_image_path, list_pictures, split_name, whereabouts
+from .pictures import check_image_path, list_pictures, split_name, tidy_path, whereabouts
 from ..hints import pasteable
 from ..model.prompt import format_prompt
 from ..schema import EventSchema, VQAError
@@ -78,7 +78,7 @@ def make_record(
                         'folder and write its path there with slashes, like images/case1_000063.jpg.')
     if is_complete: _check_texts(values['question'], values['answer'])
     values = values | whereabouts(values)
-    return Record(values.pop('image'), values.pop('question'), values.pop('answer'), values)
+    return Record(tidy_path(values.pop('image')), values.pop('question'), values.pop('answer'), values)
 
 def _check_texts(question, answer):
     try: format_prompt(question)

@@ -96,6 +96,7 @@ def _wrong_change(changes) -> str|None:
         elif not (isinstance(pair, list) and len(pair) == 2 and all(map(FIELDS[name], pair))):
             return f"the {name} cannot be read"
 
+_TIME = re.compile(r'(19|20)\d\d(-|$)').match      # others could never be overtaken
 _PLAIN = re.compile(r'\w[\w -]*(/\w[\w -]*)*(\.\w+)?').fullmatch
 
 # %% ../../nbs/1_label/01_ledger.ipynb #e70f7910
@@ -110,6 +111,7 @@ def wrong_entry(
         if key not in entry: return f'there is no "{key}"'
     if not isinstance(entry['do'], str) or not isinstance(entry['time'], str):
         return 'the action or its time is not a text'
+    if not _TIME(entry['time']): return 'the time is none'
     if not isinstance(entry['items'], dict): return 'the "items" are no JSON object'
     if not isinstance(entry.get('ends', []), list): return 'the "ends" are no list'
     for item, changes in entry['items'].items():

@@ -157,7 +157,10 @@ def about_pictures(store:OpenFolder) -> list[str]:
         if found: said.append(f'{len(found)} pictures are {kind} and cannot be shown. Run pip install {package}.')
     return said
 
-def _some(paths:Sequence[str]) -> str: return ', '.join(paths[:3]) + (', …' if len(paths) > 3 else '')
+def _some(paths:Sequence[str]) -> str:
+    "The first three, so that they can be shown: bytes that are no text as \\xe9"
+    return ', '.join(os.fsencode(path).decode('utf-8', 'backslashreplace') for path in paths[:3]) + (
+        ', …' if len(paths) > 3 else '')
 
 # %% ../../nbs/1_label/12_opened.ipynb #dbd2fc23
 @locked

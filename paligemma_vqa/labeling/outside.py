@@ -239,6 +239,7 @@ def take_outside(store:OpenFolder) -> bool:
     store.kept, store.head = found.keep, {}
     if read_json(looked_path(store.folder)) == looked: return False
     items = changes_of(store, found, our)
+    if our and not content.strip(): store.notices.append(f'{path} was emptied. It is made again from the journals.')
     _tell(store, path, content, their, found, wrong)
     _import(store, items)
     if not store.read_only:

@@ -17,6 +17,7 @@ from paligemma_vqa.dataset.records import (FRAMES, LABELS, Record, check_image_p
                                            split_name, write_records)
 from paligemma_vqa.journal import lock_file
 from paligemma_vqa.media.reading import video_info
+from paligemma_vqa.dataset.pictures import tidy_path
 from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.labeling.store import LabelStore
 
@@ -48,7 +49,7 @@ def test_no_path_leaves_the_folder(path):
 @settings(max_examples=200)
 def test_records_come_back(image, question, answer, extra):
     if check_image_path(image): return
-    written = Record(image, question, answer, {key: value for key, value in extra.items() if key not in ('image', 'question', 'answer')})
+    written = Record(tidy_path(image), question, answer, {key: value for key, value in extra.items() if key not in ('image', 'question', 'answer')})
     assert parse_record(written.to_json()) == written
 
 @pytest.mark.parametrize('name, expected', [('images/v_1.jpg', ('v', 1)), ('v_1.jpg', ('v', 1)), ('images/a/b_2.png', ('a/b', 2)), ('images/case 7_000045.jpg', ('case 7', 45)),

@@ -1,6 +1,6 @@
 """Other programs in the folder: whatever they do to labels.jsonl and to journals, at whatever time, no acknowledged label
 is lost or changed, and what they did is taken over, or told and kept."""
-import errno, fcntl, json, os, shutil, time
+import errno, fcntl, json, os, re, shutil, time
 from pathlib import Path
 
 import pytest
@@ -316,6 +316,9 @@ CASE = [*Path(__file__).with_name('cases').joinpath('journal_foreign_lines.jsonl
         '{"time":"2026","do":"set","items":{"images/polyp.jpg":{"status":[null,"finished"]}}}',
         '{"time":"2026","do":"set","items":{"../x.jpg":{"note":[null,"x"]}}}',
         '{"time":"2026","do":"set_note","items":{"images/polyp.jpg":{"note":[null,"\\ud83d"]}}}',
+        '{"time":"tomorrow","do":"set","items":{"images/polyp.jpg":{"status":[null,"done"]}}}',
+        '{"time":"9999-12-31","do":"set","items":{"images/polyp.jpg":{"status":[null,"done"]}}}',
+        '{"time":"2026","do":"set","ends":7,"items":{"images/polyp.jpg":{"note":[null,"x"]}}}',
         '{"time":"2026","do":"set_note","annotator":"carla","items":{"images/polyp.jpg":{"note":[null,"x"]}}}']
 
 @pytest.mark.parametrize('foreign', CASE)
@@ -357,7 +360,7 @@ def test_links_that_lead_in_a_circle_open(folder):
         assert sorted(store.items) == sorted(FRAMES) and 'loop.jsonl' in store.notices[0]
         store.accept(FRAMES[0], {'A': '1'})
 
-@pytest.mark.parametrize('code', [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS])
+@pytest.mark.parametrize('code', [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EPERM])
 def test_a_share_without_locks(folder, monkeypatch, code):
     def no_locks(*_): raise OSError(code, os.strerror(code))
     monkeypatch.setattr(fcntl, 'flock', no_locks)
@@ -404,3 +407,66 @@ def test_an_edit_from_outside_leaves_the_frame_after_it_to_whom_it_belongs(folde
         with LabelStore(folder, name) as store: store.set_flag(FRAMES[0], name == 'anna')
         assert answers(folder) == {FRAMES[0]: {'A': '1'}, FRAMES[1]: {'A': '1'}, FRAMES[2]: {'A': '3'}, FRAMES[3]: {'A': '2'}, FRAMES[4]: {'A': '1'}}
         assert next(r.extra['annotator'] for r in read_records(folder) if r.image == FRAMES[3]) == 'bert'
+
+
+def lines_of(content): return [json.loads(text) for text in content.decode().splitlines()]
+def written(lines, **how): return ''.join(json.dumps(values, **how) + '\n' for values in lines).encode()
+
+# The same labels as another program might write them: none of it is a change, and nothing is to be told
+REWRITTEN = {
+    'CRLF': lambda content: content.replace(b'\n', b'\r\n'),
+    'a mark in front': lambda content: b'\xef\xbb\xbf' + content,
+    'another order': lambda content: b''.join(reversed(content.splitlines(True))),
+    'sorted keys': lambda content: written(lines_of(content), sort_keys=True),
+    'each line twice': lambda content: content + content,
+    'numbers as pandas writes them': lambda content: written(values | {'frame_index': float(values['frame_index'])} for values in lines_of(content)),
+    './ before paths': lambda content: written(values | {'image': './' + values['image']} for values in lines_of(content)),
+    'double slashes': lambda content: content.replace(b'images/', b'images//'),
+    'no line end': lambda content: content.rstrip(),
+    'other times': lambda content: written(values | {'created_at': '2031-01-01'} for values in lines_of(content)),
+}
+
+@pytest.mark.parametrize('how', REWRITTEN)
+def test_the_same_labels_in_another_dress_are_no_change(folder, how):
+    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES[:5], {'A': '1'}, hold='item')
+    (folder/LABELS).write_bytes(REWRITTEN[how]((folder/LABELS).read_bytes()))
+    for phase in '32':
+        with LabelStore(folder, 'anna') as store:
+            assert store.notices == []
+            store.set(FRAMES[0], 'A', phase, hold='item')
+        assert answers(folder) == {item: {'A': '1'} for item in FRAMES[1:5]} | {FRAMES[0]: {'A': phase}}
+        assert len((folder/LABELS).read_text().splitlines()) == 5
+
+@pytest.mark.parametrize('damage', [b'', b'\n \n', b'[1]\n', b'\x1f\x8b\x08junk', '{"a": 1}'.encode('utf-16')])
+def test_a_file_that_says_nothing_is_told_and_made_again(folder, damage):
+    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES[:5], {'A': '1'}, hold='item')
+    (folder/LABELS).write_bytes(damage)
+    with LabelStore(folder, 'anna') as store: assert len(store.notices) == 1 and str(folder/LABELS) in store.notices[0]
+    with LabelStore(folder, 'anna') as store:
+        store.set_flag(FRAMES[0])
+        store.compact()
+    assert answers(folder) == {item: {'A': '1'} for item in FRAMES[:5]}
+
+@pytest.mark.parametrize('their', ['2031-05-05T00:00:00.000+00:00', '2099-12-31T23:59:59.999+00:00'])
+def test_a_clock_that_is_ahead_makes_nobody_right(folder, their):
+    "What is labeled after another's label was seen is newer, whatever the other's clock said"
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[2], {'A': '1'}, source='human')
+    text = re.sub(r'"time":"[^"]+"', f'"time":"{their}"', at(folder).read_text())
+    for path in (folder/'labels').glob('.*'): path.unlink()
+    at(folder).write_text(text)
+    (folder/LABELS).unlink()
+    with LabelStore(folder, 'bert') as store:
+        assert store.annotation_of('anna', FRAMES[2]) == {'A': '1'}
+        store.accept(FRAMES[2], {'A': '2'}, source='human')
+        store.accept(FRAMES[3], {'B': '1'}, source='human')
+    assert answers(folder) == {FRAMES[2]: {'A': '2'}, FRAMES[3]: {'B': '1'}}
+    assert next(r.extra['created_at'] for r in read_records(folder) if r.image == FRAMES[3]) < '2031'
+
+def test_a_name_that_is_no_text_is_told_and_everything_else_is_labeled(folder):
+    open(os.fsencode(folder) + b'/images/caf\xe9.jpg', 'wb').close()
+    with LabelStore(folder, 'anna') as store:
+        assert sorted(store.items) == sorted(FRAMES) and len(store.notices) == 1
+        store.notices[0].encode()
+        assert '1 files' in store.notices[0] and 'caf\\xe9.jpg' in store.notices[0]
+        store.accept(FRAMES[0], {'A': '1'})
+    assert answers(folder) == {FRAMES[0]: {'A': '1'}}
