@@ -168,7 +168,7 @@ class Moments {
 
 class Comments {
   constructor(data, time, seek, changed) {
-    this.data = data; this.seek = seek; this.changed = changed; this.items = [...data.comments];
+    this.data = data; this.seek = seek; this.changed = changed; this.items = [...data.comments]; this.isUnsaved = false;
     this.text = make('textarea', { rows: 2, placeholder: 'A comment about this moment', 'aria-label': 'Comment' });
     this.list = make('ul', { class: 'comments' });
     this.file = make('input', { type: 'file', accept: '.json', hidden: true, onchange: e => this.open(e.target.files[0]) });
@@ -183,19 +183,19 @@ class Comments {
   add(time) {
     if (!this.text.value.trim()) return this.text.focus();
     this.items.push({ time_s: round(time), time: timecode(time), text: this.text.value.trim(), at: new Date().toISOString() });
-    this.text.value = ''; this.show();
+    this.text.value = ''; this.isUnsaved = true; this.show();
   }
   show() {
     this.items.sort((a, b) => a.time_s - b.time_s);
     this.list.replaceChildren(...this.items.map(item => make('li', {},
       make('button', { type: 'button', class: 'when', onclick: () => this.seek(item.time_s) }, timecode(item.time_s)), make('span', {}, item.text),
-      make('button', { type: 'button', 'aria-label': 'Remove', onclick: () => { this.items = this.items.filter(other => other !== item); this.show(); } }, '×'))));
+      make('button', { type: 'button', 'aria-label': 'Remove', onclick: () => { this.items = this.items.filter(other => other !== item); this.isUnsaved = true; this.show(); } }, '×'))));
     this.changed(this.items);
   }
   content() { return JSON.stringify({ video: this.data.title, duration_s: this.data.duration_s, comments: this.items }, null, 1); }
   save() {
     const link = make('a', { href: URL.createObjectURL(new Blob([this.content()], { type: 'application/json' })), download: `${this.data.file}.comments.json` });
-    document.body.append(link); link.click(); link.remove();
+    document.body.append(link); link.click(); link.remove(); this.isUnsaved = false;
   }
   async open(file) {
     try {

@@ -98,6 +98,36 @@ def test_a_small_video_is_inside_and_plays(browser, bikes, tmp_path):
     page.close()
 
 
+def test_rules_say_what_they_rest_on_and_comments_are_not_lost_in_silence(browser, tmp_path):
+    schema = EventSchema(events=('clipping', 'cutting'), phases=('1',))
+    broken = [Violation('no cutting before clipping', 'cutting began before clipping', 8.0, 8.0, 9.0, '5.0 s before it were not seen'),
+              Violation('no cutting longer than 1 s', 'cutting for longer than 1 s', 4.0, 3.0, 6.0)]
+    path = write_review(tmp_path / 'review.html', None, [Segment('cutting', '1', 3, 6), Segment('cutting', '1', 8, 9)], schema, duration_s=20,
+                        violations=broken, rules=['no cutting before clipping', 'no cutting longer than 1 s', 'clipping must happen'])
+    page, asked = browser.new_page(viewport=dict(width=1000, height=700)), []
+    page.on('dialog', lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    page.goto(path.as_uri())
+    said = page.locator('.rules').inner_text()
+    assert 'doubtful: 5.0 s before it were not seen' in said and said.count('doubtful') == 1 and 'Kept: clipping must happen' in said
+    assert {text[0] for text in page.locator('svg .broken').all_text_contents()} == set('▽▼')
+    page.reload()
+    assert not asked                                   # nothing was written
+    page.locator('.notes textarea').fill('Where is the clip?')
+    page.locator('.notes .add').click()
+    page.reload()
+    assert asked == ['beforeunload']                   # written and not saved
+    page.locator('.notes textarea').fill('Where is the clip?')
+    page.locator('.notes .add').click()
+    with page.expect_download(): page.locator('.notes .save').click()
+    page.reload()
+    assert asked == ['beforeunload']                   # saved
+    nothing = write_review(tmp_path / 'kept.html', None, [], schema, duration_s=20, rules=['no cutting'])
+    page.goto(nothing.as_uri())
+    assert 'No rule was broken' in page.locator('.rules').inner_text()
+    keep(page, 'rules.png')
+    page.close()
+
+
 def test_names_do_not_run(browser, tmp_path):
     schema = EventSchema(events=HOSTILE, phases=('<b>1</b>', '2'))
     segments = [Segment(event, '<b>1</b>', i, i + 1, 0.9) for i, event in enumerate(HOSTILE)]
