@@ -146,14 +146,16 @@ class Walk:
 # %% ../../nbs/4_answer/03_greedy.ipynb #184db4c9
 def decode(
     session:TreeSession,
-    # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or 32 shared by up to four pictures,
-    # 0 for more
+    # Nodes to draft ahead, per picture and pass; None: all slots of a fixed pass, or twice what one more pass costs
+    # each picture, in tokens: 32 for a picture on a CPU, 128 on a card; none when that is less than 8
     width:int|None=None,
     drafts:Sequence[Sequence[Sequence[int]]]|None=None,  # Per row, whole answers (tokens) to draft in the first pass
 ) -> list[Decoded]:
     "The greedy valid answer to each picture; `width` and `drafts` change the speed and never the answer"
     is_fixed, rows = session.passes.slots is not None, range(session.rows)
-    if width is None and not is_fixed: width = 32 // session.rows if session.rows <= 4 else 0
+    if width is None and not is_fixed:
+        width = min(128, int(2 * session.step_cost))
+        if width < 8: width = 0
     def room(row): return session.room(row) if width is None else min(width, session.room(row))
     if not session.forwards:
         for row in rows:
