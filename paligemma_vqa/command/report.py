@@ -167,7 +167,8 @@ def summary_table(
     "The model beside its baselines, in Markdown; what must be known first stands first"
     said = remarks(report)
     lines = [line for one in said if one['kind'] == 'warning' for line in (f"**{one['text']}**", '')]
-    lines += [f"{report['frames']} frames of {report['videos']} videos ({report['split']}); intervals: "
+    of = 'video' if report['videos'] == 1 else 'videos'
+    lines += [f"{report['frames']} frames of {report['videos']} {of} ({report['split']}); intervals: "
               f"{report['order']['intervals']}.", '', _line('', (TITLES[name] for name in names)),
               '|---' * (len(names) + 1) + '|',
               _line('**model**', (_interval(report['overall'][name]) for name in names))]
