@@ -1,5 +1,5 @@
 """The house: imports between rooms go down only, what is derived from the folders is up to date, and names of before still work."""
-import ast, importlib, importlib.util, subprocess, sys
+import ast, importlib, importlib.util, re, subprocess, sys
 from pathlib import Path
 
 import nbformat
@@ -110,3 +110,11 @@ def test_public_functions_and_classes_say_what_they_do():
             if isinstance(node, ast.ClassDef): visit(where, node.body, f'{node.name}.')
     for where, source in EXPORTED: visit(where, ast.parse(source).body)
     assert missing == []
+
+
+def test_what_a_chapter_calls_is_shown():
+    "The site leaves hidden cells out: they may import, and no more"
+    for path in (ROOT / 'nbs').rglob('*.ipynb'):
+        if {'runs', '.ipynb_checkpoints'} & set(path.parts): continue
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == 'code' and cell.source.startswith('#| hide'): assert not re.search(r'^(def|class) ', cell.source, re.MULTILINE), path

@@ -132,6 +132,25 @@ def _write_loss(trainer:Trainer, folder:Path) -> None:
     (folder/LOSS_FILE).write_text(json.dumps(dict(sum=trainer.waiting_loss,
                                                   last_logged=trainer._globalstep_last_logged)))
 
+# %% ../../nbs/3_train/07_trainer.ipynb #877214c9
+def _save_whole(trainer, folder:Path, save:Callable[[], None]) -> None:
+    "Save a checkpoint that is all there, or leave none"
+    is_main = trainer.is_world_process_zero()
+    try:
+        with saving(folder, 'Go on from the last whole checkpoint with --resume.'):
+            if is_main: shutil.rmtree(folder, ignore_errors=True)   # of a run that was cut short while saving it
+            trainer.accelerator.wait_for_everyone()
+            save()
+            trainer.accelerator.wait_for_everyone()
+            if is_main:
+                if trainer.info: trainer.info.save(folder)
+                _write_loss(trainer, folder)
+                seal(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)   # half of one is of no use, and may be what fills the disk
+        raise
+    if is_main: prune(folder.parent, trainer.keep)
+
 # %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
 class VQATrainer(Trainer):
     """A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose
@@ -179,20 +198,6 @@ class VQATrainer(Trainer):
         return output
 
     def _save_checkpoint(self, model, trial):
-        folder = Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}'
-        is_main = self.is_world_process_zero()
         self.waiting_loss = self.accelerator.gather(self._tr_loss).mean().item()
-        try:
-            with saving(folder, 'Go on from the last whole checkpoint with --resume.'):
-                if is_main: shutil.rmtree(folder, ignore_errors=True)   # of a run that was cut short while saving it
-                self.accelerator.wait_for_everyone()
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if is_main:
-                    if self.info: self.info.save(folder)
-                    _write_loss(self, folder)
-                    seal(folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)   # half of one is of no use, and may be what fills the disk
-            raise
-        if is_main: prune(folder.parent, self.keep)
+        save = super()._save_checkpoint
+        _save_whole(self, Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}', lambda: save(model, trial))
