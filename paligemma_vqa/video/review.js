@@ -33,7 +33,16 @@ function draw(parent, name, attributes, text) {
   return node;
 }
 
-const short = (text, length) => [...text].length > length ? [...text].slice(0, length - 1).join('') + '…' : text;
+const WIDE = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{1f300}-\u{1faff}\u{20000}-\u{3fffd}]/u;
+const width = text => [...text].reduce((sum, letter) => sum + (WIDE.test(letter) ? 2 : 1), 0);
+// At most so many letters wide; the end stays, because long names often differ there
+function short(text, length) {
+  if (width(text) <= length) return text;
+  const letters = [...text], head = [], tail = [];
+  while (width(tail.join('') + letters.at(-1)) <= length / 3) tail.unshift(letters.pop());
+  while (width(head.join('') + letters[0] + '…' + tail.join('')) <= length) head.push(letters.shift());
+  return `${head.join('')}…${tail.join('')}`;
+}
 const round = value => Math.round(value * 1000) / 1000;
 
 // What the filters let through

@@ -124,6 +124,17 @@ def test_rules_say_what_they_rest_on_and_comments_are_not_lost_in_silence(browse
     nothing = write_review(tmp_path / 'kept.html', None, [], schema, duration_s=20, rules=['no cutting'])
     page.goto(nothing.as_uri())
     assert 'No rule was broken' in page.locator('.rules').inner_text()
+    long = EventSchema(events=tuple(f'{name}{i}' for name in ('胆囊三角区解剖与胆囊管夹闭离断操作阶段', 'a very long name of something that happens ') for i in range(6)), phases=('1',))
+    page.goto(write_review(tmp_path / 'long.html', None, [Segment(event, '1', 1, 2) for event in long.events], long, duration_s=20).as_uri())
+    labels = page.locator('svg .name')
+    shown = page.evaluate("[...document.querySelectorAll('svg .name')].map(label => label.firstChild.textContent)")
+    assert len(set(shown)) == 12 and all('…' in text for text in shown)   # shortened, and still told apart
+    left = page.locator('svg.timeline').bounding_box()['x']
+    assert all(labels.nth(i).bounding_box()['x'] >= left for i in range(12))
+    for size in ((1000, 500), (390, 800)):             # a low window and a phone: the list is there, and nothing lies over it
+        page.set_viewport_size(dict(zip(('width', 'height'), size)))
+        moments, tools = page.locator('.moments').bounding_box(), page.locator('.tools').bounding_box()
+        assert moments['height'] >= 120 and moments['y'] + moments['height'] <= tools['y'] + 1
     keep(page, 'rules.png')
     page.close()
 
