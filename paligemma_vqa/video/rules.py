@@ -110,7 +110,8 @@ _SENTENCES = (   # Kind and how it may be said; the first that fits, with names 
 def _said(text:str) -> Iterator[tuple[str, dict]]:
     "Every way in which a sentence can be taken: the kind, and the parts by name"
     for kind, pattern in _SENTENCES:
-        for form in (pattern, pattern.replace('.+?', '.+')):   # a name may hold words of the rule: the first or the last
+        # a name may hold words of the rule: the first or the last
+        for form in (pattern, pattern.replace('.+?', '.+')):
             if found := re.fullmatch(form, text, re.IGNORECASE): yield kind, found.groupdict()
 
 # %% ../../nbs/6_watch/12_rules.ipynb #10577966

@@ -131,7 +131,8 @@ class Source:
     problems: list[VQAError] = field(default_factory=list)   # What was left out
     doubtful: set[str] = field(default_factory=set)          # Pictures about which something is not clear
     doubtful_videos: set[str] = field(default_factory=set)
-    is_over_time: bool = False   # Whether something in it holds over a piece of a video, for which `video` and `fps` count
+    # Whether something in it holds over a piece of a video, for which `video` and `fps` count
+    is_over_time: bool = False
 
     @property
     def text(self) -> str:
