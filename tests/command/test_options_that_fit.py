@@ -1,7 +1,8 @@
 "An option that would do nothing beside the others is refused, before any work; one that says something is heard"
-import json, shutil
+import json, re, shlex, shutil
 
 import pytest
+from PIL import Image
 from terminal import fails, run
 
 LABEL = 'image,event,phase\nimages/{},A,2\n'
@@ -56,3 +57,24 @@ def test_of_pictures_and_videos(trained, bikes, tmp_path):
     fails(*look, '--source', bikes, '--on-alert', 'cat', says=['--on-alert is called for alerts, and none is asked for'])
     done = run(*ask, '--lora_path', adapter, '--valid_mass')
     assert done.returncode == 0 and 'free text would be a valid answer with probability 0.' in done.stdout
+
+
+def test_what_is_printed_for_pasting_is_read_back_as_the_same_words(tmp_path):
+    "Also in a folder with a blank, an apostrophe and a dollar, and in the remedies of errors"
+    folder = tmp_path / "Anna's $(new) data"
+    for case in 'ab':
+        (folder / f'images/case {case}').mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(folder / f'images/case {case}/f_1.png')
+    (folder / 'table.csv').write_text('image,event,phase\nf_1.png,A,2\n')
+    doubtful = run('import', folder / 'table.csv', folder)
+    assert "--inside 'images/case a'." in doubtful.stderr, doubtful.stderr
+    (folder / 'checkpoint-3').mkdir()
+    (folder / 'checkpoint-3/adapter_config.json').write_text('{"base_model_name_or_path": "tiny", "peft_type": "LORA"}')
+    (folder / 'checkpoint-3/adapter_model.safetensors').touch()
+    for words in (['evaluate', '--data', folder, '--lora_path', folder / 'checkpoint-3'], ['train', '--data', folder, '--from', folder / 'checkpoint-3', '--output', tmp_path / 'run']):
+        done = run(*words)
+        line = re.search(r'`(paligemma-vqa infer .*)`', done.stderr)
+        assert line and shlex.split(line[1])[-1] == str(folder / 'checkpoint-3'), done.stderr
+    done = run('lint', folder)
+    for line in done.stdout.splitlines():
+        if line.startswith('Next'): assert str(folder) in shlex.split(line.partition(': ')[2])

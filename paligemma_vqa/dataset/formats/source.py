@@ -7,7 +7,7 @@ __all__ = ['stored_name', 'plain_path', 'cutting', 'Finder', 'find_video', 'fram
            'video_meant', 'lay_on']
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #9aad4355
-import re
+import re, shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,7 +73,7 @@ class Finder:
         if len(found) > 1: found = _deepest(found, path)
         if len(found) > 1:
             raise VQAError(f"'{address}' can be {' or '.join(found[:3])}",
-                           remedy=f'Say where to look: --inside {PurePosixPath(found[0]).parent}.')
+                           remedy=f'Say where to look: --inside {shlex.quote(str(PurePosixPath(found[0]).parent))}.')
         return found[0] if found else None
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #04b4fd88
