@@ -140,7 +140,8 @@ def _no_info(folder:Path) -> VQAError:
     "What to do with a folder that does not say what it is"
     if is_from_elsewhere(folder):
         return VQAError('this was trained by another program, so what it is asked and how it answers is not known yet',
-                        folder, remedy=f'Run `{pasteable("infer", "--image-path", "PICTURES", "--lora-path", folder)}` once, with '
+                        folder,
+                        remedy=f'Run `{pasteable("infer", "--image-path", "PICTURES", "--lora-path", folder)}` once, with '
                                        '--schema FILE or --data DIR unless its events are A to E: it finds out, and '
                                        'remembers.')
     inside = sorted(path.parent for path in folder.glob('checkpoint-*/*.safetensors'))
