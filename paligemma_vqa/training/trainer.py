@@ -9,6 +9,7 @@ __all__ = ['Score', 'LOSS_FILE', 'check_number', 'StopOnNonsense', 'RepeatableAu
 # %% ../../nbs/3_train/07_trainer.ipynb #046a35a7
 import dataclasses, json, math, shutil, zlib
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,16 @@ def _save_whole(trainer, folder:Path, save:Callable[[], None]) -> None:
     if is_main: prune(folder.parent, trainer.keep)
 
 # %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
+@contextmanager
+def _outside_autocast(model):
+    """While it lasts, LoRA layers that take their input as autocast has made it make it fit by themselves: an answer is
+    decoded without the wrapping in which training runs a step"""
+    layers = [module for module in model.modules() if getattr(module, 'cast_input_dtype_enabled', True) is False]
+    for layer in layers: layer.cast_input_dtype_enabled = True
+    try: yield
+    finally:
+        for layer in layers: layer.cast_input_dtype_enabled = False
+
 class VQATrainer(Trainer):
     """A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose
     checkpoints are whole"""
@@ -191,7 +202,8 @@ class VQATrainer(Trainer):
                      self.state.global_step - 1, self.args)
         if self.score:
             model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            with torch.no_grad(), self.compute_loss_context_manager(), torch.compiler.set_stance('force_eager'):
+            with (torch.no_grad(), self.compute_loss_context_manager(), _outside_autocast(model),
+                  torch.compiler.set_stance('force_eager')):
                 found = dict(self.score(model.eval(), self.processing_class, dataloader.dataset))
             self.examples[:] = found.pop('examples', [])
             output.metrics.update({f'{metric_key_prefix}_{name}': float(value) for name, value in found.items()})

@@ -13,6 +13,7 @@ from paligemma_vqa.model.adapter import AdapterInfo, load_adapter
 from paligemma_vqa.model.base import load_base
 from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.training.run import finetune
+from paligemma_vqa.training.validation import score_answers
 from random_base import make_base
 from small_dataset import make_folder
 
@@ -128,6 +129,11 @@ def test_only_what_should_train_has_changed(folder, base, config, tmp_path, mode
     if mode != 'full': assert {name for name in changed if 'projector' not in name} == {n for n, _ in before.named_parameters() if 'language_model' in n and '_proj' in n}
 
 
+def test_answers_are_decoded_in_a_run_in_bf16(folder, config, tmp_path):
+    result = finetune(folder, tmp_path / 'run', replace(config, precision='bf16', max_steps=1), score=score_answers(EventSchema()), progress=False)
+    assert result.status == 'finished' and 0 <= result.metrics['event_f1'] <= 1
+
+
 def test_bf16(folder, config, tmp_path):
     result = finetune(folder, tmp_path / 'run', replace(config, precision='bf16', max_steps=3), progress=False)
     assert all(t.dtype == torch.float32 for t in load_file(result.adapter_dir / 'adapter_model.safetensors').values())   # the base is bf16, what trains is not
@@ -139,6 +145,7 @@ SCRIPT = textwrap.dedent('''
     from transformers import TrainerCallback
     from paligemma_vqa.training.config import TrainingConfig
     from paligemma_vqa.training.run import finetune
+from paligemma_vqa.training.validation import score_answers
 
     class Act(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
