@@ -142,8 +142,8 @@ def _no_info(folder:Path) -> VQAError:
         return VQAError('this was trained by another program, so what it is asked and how it answers is not known yet',
                         folder,
                         remedy=f'Run `{pasteable("infer", "--image-path", "PICTURES", "--lora-path", folder)}` once, '
-                                       'with --schema FILE or --data DIR unless its events are A to E: it finds out, and '
-                                       'remembers.')
+                               'with --schema FILE or --data DIR unless its events are A to E: it finds out, and '
+                               'remembers.')
     inside = sorted(path.parent for path in folder.glob('checkpoint-*/*.safetensors'))
     return VQAError('this is not an adapter folder', folder, remedy=f'It should hold {INFO_FILE}.' if not inside else
                     f'There are checkpoints in it: give one, such as {max(inside, key=_step)}.')
