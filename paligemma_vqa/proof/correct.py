@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Check', 'run_check', 'plain_attention', 'constrained', 'log_probability', 'same_answers', 'same_probabilities',
-           'batch_to_learn', 'same_loss', 'four_bits', 'kinds_of_passes', 'check_correct']
+           'batch_to_learn', 'same_loss', 'four_bits', 'make_passes', 'compare_kind', 'check_correct']
 
 # %% ../../nbs/8_prove/02_correct.ipynb #fff17f8d
 import functools
@@ -143,14 +143,18 @@ def four_bits(device:str) -> tuple[bool|None, str]:
                 and x.grad.abs().sum() > 0), f'gradient {float(x.grad.abs().mean()):.2e} on average'
 
 # %% ../../nbs/8_prove/02_correct.ipynb #fafcb28c
-def kinds_of_passes(subject:Subject, compiles:bool) -> dict[str, Callable[[], FixedPasses|None]]:
-    "Name -> passes, made when they are needed"
-    def fixed(compiled):
-        passes = FixedPasses(subject.model, subject.automaton.candidates, compiled=compiled)
-        if compiled: warm_up(passes, subject.automaton, subject.inputs(1))
-        return passes
-    kinds = {'fitting': lambda: None, 'fixed shapes': lambda: fixed(False)}
-    return kinds | ({'compiled': lambda: fixed(True)} if compiles else {})
+def make_passes(subject:Subject, kind:str) -> FixedPasses|None:
+    "Passes of one kind: fitting, fixed shapes or compiled"
+    if kind == 'fitting': return None
+    passes = FixedPasses(subject.model, subject.automaton.candidates, compiled=kind == 'compiled')
+    if kind == 'compiled': warm_up(passes, subject.automaton, subject.inputs(1))
+    return passes
+
+def compare_kind(subject:Subject, kind:str, label:str) -> Iterator[Check]:
+    "Answers and probabilities by one kind of passes, which are made once"
+    made = functools.cache(lambda: make_passes(subject, kind))
+    yield run_check(f'answers equal generate: {label}, {kind}', lambda: same_answers(subject, made()))
+    yield run_check(f'probabilities equal brute force: {label}, {kind}', lambda: same_probabilities(subject, made()))
 
 def check_correct(
     device:str='cpu',
@@ -158,17 +162,17 @@ def check_correct(
     compiles:bool=True,            # Whether to try compiled passes, which takes a minute on a CPU
 ) -> Iterator[Check]:
     "Every comparison on this device; each as soon as it is known"
-    small = EventSchema(events=('A', 'B', 'C'), phases=('1', '2'))
-    on_card = device.startswith('cuda')
-    for dtype in (torch.float32, torch.bfloat16):
+    small, on_card = EventSchema(events=('A', 'B', 'C'), phases=('1', '2')), device.startswith('cuda')
+    dtypes = torch.float32, torch.bfloat16
+    plan = [(dtype, ('fitting', 'fixed shapes')) for dtype in dtypes]
+    if compiles: plan += [(dtype, ('compiled',)) for dtype in dtypes if on_card or dtype == torch.float32]
+    if time.perf_counter() < deadline: yield run_check('4 bits learn', lambda: four_bits(device))
+    for dtype, kinds in plan:
         for attention in ('eager', *(['flex_attention'] if on_card else [])):
+            if time.perf_counter() > deadline: return
             subject = make_subject('tiny', device, dtype, attention, small)
             label = f'{str(dtype).removeprefix("torch.")}, {attention.removesuffix("_attention")}'
-            for kind, make in kinds_of_passes(subject, compiles and dtype == torch.float32 or on_card).items():
-                if time.perf_counter() > deadline: return
-                made = functools.cache(make)     # compiling takes longer than asking
-                yield run_check(f'answers equal generate: {label}, {kind}', lambda: same_answers(subject, made()))
-                yield run_check(f'probabilities equal brute force: {label}, {kind}',
-                                lambda: same_probabilities(subject, made()))
-            yield run_check(f'suffix loss equals plain loss: {label}', lambda: same_loss(subject))
-    yield run_check('4 bits learn', lambda: four_bits(device))
+            for kind in kinds:
+                if time.perf_counter() < deadline: yield from compare_kind(subject, kind, label)
+            if 'compiled' not in kinds:
+                yield run_check(f'suffix loss equals plain loss: {label}', lambda: same_loss(subject))
