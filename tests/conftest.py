@@ -1,5 +1,5 @@
 """What several test files need: a real video, a small real data set and an adapter trained on it."""
-import importlib.util, os
+import importlib.util, os, signal, threading
 from pathlib import Path
 
 import pytest
@@ -7,6 +7,9 @@ import pytest
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 CHROMIUM = Path('/usr/bin/chromium')
+
+# a run that was started in the background ignores Ctrl-C, and so would every process that a test starts and stops
+if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
