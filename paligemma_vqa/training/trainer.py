@@ -152,7 +152,7 @@ def _save_whole(trainer, folder:Path, save:Callable[[], None]) -> None:
         raise
     if is_main: prune(folder.parent, trainer.keep)
 
-# %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
+# %% ../../nbs/3_train/07_trainer.ipynb #c32d9d47
 @contextmanager
 def _outside_autocast(model):
     """While it lasts, LoRA layers that take their input as autocast has made it make it fit by themselves: an answer is
@@ -163,6 +163,7 @@ def _outside_autocast(model):
     finally:
         for layer in layers: layer.cast_input_dtype_enabled = False
 
+# %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
 class VQATrainer(Trainer):
     """A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose
     checkpoints are whole"""
@@ -186,6 +187,10 @@ class VQATrainer(Trainer):
         return (super()._get_train_sampler(train_dataset) if self.weights is None
                 else BalancedSampler(self.weights, self.args.seed))
 
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        "The loss, without a cache of keys and values, which training has no use for"
+        return super().compute_loss(model, dict(inputs, use_cache=False), *args, **kwargs)
+
     def training_step(self, *args, **kwargs):
         "A step; `VQAError` when the loss is not finite"
         loss = super().training_step(*args, **kwargs)
@@ -196,18 +201,21 @@ class VQATrainer(Trainer):
                         metric_key_prefix='eval'):
         "Answers are counted, by layers that are not compiled, and no logits are gathered"
         ignore_keys = ['past_key_values', 'hidden_states', 'attentions', 'image_hidden_states']
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        # before anything is asked of a model that may have no answer left
-        check_number(output.metrics.get(f'{metric_key_prefix}_loss', 0.), 'validation loss',
-                     self.state.global_step - 1, self.args)
-        if self.score:
-            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-            with (torch.no_grad(), self.compute_loss_context_manager(), _outside_autocast(model),
-                  torch.compiler.set_stance('force_eager')):
-                found = dict(self.score(model.eval(), self.processing_class, dataloader.dataset))
-            self.examples[:] = found.pop('examples', [])
-            output.metrics.update({f'{metric_key_prefix}_{name}': float(value) for name, value in found.items()})
+        with torch.compiler.set_stance('force_eager'):
+            output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys,
+                                             metric_key_prefix)
+            # before anything is asked of a model that may have no answer left
+            check_number(output.metrics.get(f'{metric_key_prefix}_loss', 0.), 'validation loss',
+                         self.state.global_step - 1, self.args)
+            if self.score: output.metrics.update(self._scores(dataloader.dataset, metric_key_prefix))
         return output
+
+    def _scores(self, dataset, prefix):
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        with torch.no_grad(), self.compute_loss_context_manager(), _outside_autocast(model):
+            found = dict(self.score(model.eval(), self.processing_class, dataset))
+        self.examples[:] = found.pop('examples', [])
+        return {f'{prefix}_{name}': float(value) for name, value in found.items()}
 
     def _save_checkpoint(self, model, trial):
         self.waiting_loss = self.accelerator.gather(self._tr_loss).mean().item()

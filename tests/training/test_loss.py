@@ -4,6 +4,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from paligemma_vqa.training.fusing import compile_layers
+from paligemma_vqa.training.trainer import VQATrainer
 from paligemma_vqa.training.collator import Collator
 from paligemma_vqa.dataset.loading import load_dataset
 from paligemma_vqa.model.adapter import AdapterConfig, add_adapter
@@ -139,6 +140,17 @@ def test_same_run_under_the_trainer(base, data, tmp_path, batch_size, accumulati
     found, expected = losses(base, data, tmp_path, True, **options), losses(base, data, tmp_path, False, **options)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found == pytest.approx(losses(base, data, tmp_path, True, per_device_train_batch_size=6), rel=1e-3)   # accumulation is exact
+
+
+def test_training_keeps_no_cache_of_keys_and_values(base, data, tmp_path):
+    "Which would be compiled anew for each layer, up to a limit beyond which nothing is compiled"
+    model, processor = make_model(base, MODES['lora'])
+    caches = []
+    for layer in model.base_model.model.model.language_model.layers:
+        layer.register_forward_pre_hook(lambda layer, inputs, named: caches.append(named.get('past_key_values')), with_kwargs=True)
+    arguments = TrainingArguments(str(tmp_path / 'run'), use_cpu=True, max_steps=1, report_to=[], remove_unused_columns=False, save_strategy='no', disable_tqdm=True)
+    VQATrainer(model, arguments, data_collator=Collator(processor, train=True), train_dataset=data).train()
+    assert caches and all(cache is None for cache in caches)
 
 
 @pytest.mark.slow
