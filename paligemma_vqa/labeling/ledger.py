@@ -192,7 +192,8 @@ class Ledger(Keys):
         "An entry whose changes were made already: its time, and what can be undone now"
         ends = entry.get('ends', ())
         for item, changes in entry['items'].items():
-            if changes.keys() == {'events'} and item in ends: continue     # what is said of this picture stays the same
+            # what is said of this picture stays the same
+            if changes.keys() - BESIDE == {'events'} and item in ends: continue
             if changes.keys() - BESIDE: self.fields.setdefault(item, {})['time'] = entry['time']
             if 'settled' in changes: self.fields.setdefault(item, {})['settled_at'] = entry['time']
         if entry['do'] == 'undo':

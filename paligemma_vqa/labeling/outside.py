@@ -19,7 +19,7 @@ from ..journal import read_journal
 from .changed import append, now
 from .asked import dropped_marks, records
 from .chosen import read_head
-from .ledger import ENDS, choose, digest, mark_of, phase_at, without_idle, wrong_entry
+from .ledger import BESIDE, ENDS, choose, digest, mark_of, phase_at, without_idle, wrong_entry
 from .opened import OpenFolder, refresh, scan
 from ..schema import Annotation, EventSchema, VQAError
 
@@ -184,7 +184,8 @@ def changes_of(store:OpenFolder, found:Outside, our:Mapping[str, Mapping[str, Re
     for image, questions in found.drop.items():
         fields = own.fields.get(image, {})
         dropped = {question: mark_of(our[image][question]) for question in questions}
-        changes[image] = dict(dropped=[fields.get('dropped'), fields.get('dropped', {}) | dropped])
+        # beside what may stand there already: where the label of the picture before it ends
+        changes.setdefault(image, {})['dropped'] = [fields.get('dropped'), fields.get('dropped', {}) | dropped]
         if len(questions) == len(our[image]) and chosen[image][0] == store.annotator and 'settled' not in fields:
             changes[image]['status'] = [own.statuses.get(image), None]
     return {image: changed for image, change in changes.items() if (changed := without_idle(change))}
@@ -269,7 +270,7 @@ def _import(store, items):
                                       for fields in ledger.fields.values()), default='')
     for start in range(0, len(names), 1000):   # not all in one line: a damaged line costs what is in it
         batch = {item: items[item] for item in names[start:start + 1000]}
-        ends = [item for item, changes in batch.items() if changes.keys() == {'events'}]     # see `_only_here`
+        ends = [item for item, changes in batch.items() if changes.keys() - BESIDE == {'events'}]     # see `_only_here`
         entry = dict(do='import', source='imported', time=max(now(), latest), items=batch)
         store.ledger.apply(append(store, entry | ({'ends': ends} if ends else {})))
 

@@ -257,6 +257,17 @@ def test_ten_thousand_steps_beside_other_programs(tmp_path):
 
 # --- the cases by name
 
+def test_a_line_from_outside_ends_at_the_next_picture_also_where_that_one_s_line_was_deleted(folder):
+    "Both in one look: picture 1 gets a line, and the line of picture 2, which somebody else labeled, is gone"
+    with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[2], {'A': '1', 'B': '3'})
+    (folder/LABELS).write_text(line(FRAMES[1], {'B': '1'}, source='elsewhere').to_json() + '\n')
+    for _ in range(2):
+        with LabelStore(folder, 'anna') as anna:
+            anna.compact()
+            assert [anna.state(item).annotation for item in FRAMES[:5]] == [{}, {'B': '1'}, {}, {}, {}]
+    assert answers(folder) == {FRAMES[1]: {'B': '1'}}
+
+
 def test_an_empty_line_from_outside_reverts_nothing(folder):
     "What was compacted six times A 1, gets an empty line, is labeled A 3, and stays A 3"
     store = LabelStore(folder, 'anna')

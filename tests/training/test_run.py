@@ -145,7 +145,6 @@ SCRIPT = textwrap.dedent('''
     from transformers import TrainerCallback
     from paligemma_vqa.training.config import TrainingConfig
     from paligemma_vqa.training.run import finetune
-from paligemma_vqa.training.validation import score_answers
 
     class Act(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
