@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'History', 'by_picture', 'exported_path', 'read_history', 'add_to_history', 'write_history', 'Outside',
-           'compare', 'read_labels', 'journal_marks', 'changes_of', 'looked_path', 'take_outside']
+           'compare', 'hidden_lines', 'read_labels', 'journal_marks', 'changes_of', 'looked_path', 'take_outside']
 
 # %% ../../nbs/1_label/15_outside.ipynb #5a8748ef
 import hashlib, json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +139,15 @@ def _sort_new(found, image, new, mine, read):
                                 else 'it cannot be read under this schema'))
     if whole and agree: found.take[image] = said[0], [*{**mine, **whole}.values()]
 
+def hidden_lines(
+    their:Sequence[Record],   # The lines in the file
+    history:History,          # The lines that were written before
+) -> list[Record]:
+    "Lines from outside after which another line answers the same question about the same picture otherwise"
+    last = by_picture(their)
+    return [line for line in their if last[line.image][line.question].answer != line.answer
+            and digest(line) not in history.get(line.image, {}).get(line.question, ())]
+
 # %% ../../nbs/1_label/15_outside.ipynb #3e4cc431
 def read_labels(path:Path) -> tuple[list[Record], list[tuple[int, str]]]:
     "The records of labels.jsonl, and the lines that are none, each with its number and what is wrong"
@@ -236,6 +245,8 @@ def take_outside(store:OpenFolder) -> bool:
     found = compare(by_picture(their), our, history, store.schema,
                     bool(content.strip()) and not wrong and last == store.head.get('sha256'),
                     kept, dropped, (lambda line: False) if last else journal_marks(store))
+    found.aside += [(line, 'a later line of the file says something else of its picture')
+                    for line in hidden_lines(their, history)]
     looked = [sha256, store.head.get('sha256', '')]
     store.kept, store.head = found.keep, {}
     if read_json(looked_path(store.folder)) == looked: return False
