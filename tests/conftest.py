@@ -2,6 +2,7 @@
 import importlib.util, os, signal, threading
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -10,6 +11,10 @@ CHROMIUM = Path('/usr/bin/chromium')
 
 # a run that was started in the background ignores Ctrl-C, and so would every process that a test starts and stops
 if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# no test is timed: a busy machine is no fault
+hypothesis.settings.register_profile('untimed', deadline=None)
+hypothesis.settings.load_profile('untimed')
 
 
 def pytest_collection_modifyitems(items):
