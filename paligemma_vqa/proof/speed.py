@@ -130,8 +130,7 @@ def measure_speed(
     peak, tokens = arithmetic_peak(device, dtype), subject.inputs(1)['input_ids'].shape[1]
     yield dict(kind='device', peak_tflops=peak / 1e12, prompt_tokens=tokens,
                least_ms_of_a_prompt=operations(subject.model, tokens) / peak * 1e3)
-    doubtful = speed_rows(subject, 1, min(rounds, 3), deadline, None, ('ours, probabilities',), UNSURE)
-    yield from doubtful
+    yield from speed_rows(subject, 1, min(rounds, 3), deadline, None, ('ours, probabilities',), UNSURE)
     scale_scores(subject.model, 16)
     yield from speed_rows(subject, batches[0], rounds, deadline)
     yield dict(kind='parts', batch=batches[0], seconds=parts(subject, subject.inputs(batches[0])))
