@@ -50,8 +50,8 @@ def digest_of(cells) -> str:
 def label_notebook(folder:Path, annotator:str, lora_path:Path|None=None):
     "The notebook for one annotator, an `nbformat` object"
     import nbformat
-    title = f'# Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}'
-    cells = [nbformat.v4.new_markdown_cell(f'{title}\n\nRun the cell below, click the picture, and use the keys.'),
+    title = f'**Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}.**'    # no heading: the tool needs the room
+    cells = [nbformat.v4.new_markdown_cell(f'{title} Run the cell below, click the picture, and use the keys.'),
              nbformat.v4.new_code_cell(tool_call(folder, annotator, lora_path))]
     # without one, JupyterLab asks for it first
     kernel = dict(name='python3', display_name='Python 3', language='python')

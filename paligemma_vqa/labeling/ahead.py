@@ -9,7 +9,7 @@ __all__ = ['UNREADABLE', 'Result', 'Shown', 'show_picture', 'full_picture', 'nei
 # %% ../../nbs/1_label/06_ahead.ipynb #d7ba50b9
 import io, threading, time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -101,9 +101,10 @@ class Prepared(Generic[Result]):
         batch:int=1,                                                  # How many to make at a time
         on_ready:Callable[[], None]=lambda: None,                     # Called from the thread after every batch
         on_error:Callable[[Exception], None]=lambda error: None,      # Called from the thread; the wishes are dropped
+        known:Mapping[str, Result]={},                                # Results that are there already
     ):
         self.make, self.keep, self.batch, self.on_ready, self.on_error = make, keep, batch, on_ready, on_error
-        self._results:OrderedDict[str, Result] = OrderedDict()
+        self._results:OrderedDict[str, Result] = OrderedDict(known)
         self._wishes:list[str] = []
         self._wished = 0   # how many names the last wish had, those that were there included
         self._lock, self._wake, self._is_closed = threading.RLock(), threading.Event(), False

@@ -280,13 +280,14 @@ def interval(session):
 def resume_intervals(session):
     "Go on with the intervals that were open when the kernel stopped"
     session.offers.pop('intervals', None)
-    session.intervals = session.reopened
+    session.intervals = session.reopened | session.intervals      # one may have been started meanwhile
+    keep_intervals(session)
     show(session, next(iter(session.intervals.values()))[0])
 
 # %% ../../nbs/1_label/08_commands.ipynb #aecc4f4f
 def drop_intervals(session):
+    "Forget the intervals that were open when the kernel stopped; one that was started meanwhile goes on"
     session.offers.pop('intervals', None)
-    session.intervals = {}
     keep_intervals(session)
 
 def edge(session, row:int, start:int, stop:int, side:int, to:int):

@@ -19,13 +19,20 @@ from .view import fill, style
 from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #4389f682
+def _inside(text:str) -> str:
+    "What a pair of brackets around all of it holds, as in a list that was copied from a program"
+    for first, last in '[]', '()', '{}':
+        inner = text[1:-1]
+        if text.startswith(first) and text.endswith(last) and first not in inner and last not in inner: return inner
+    return text
+
 _BULLET = re.compile(r'^(?:[-–*•·]|\(?\d{1,2}[.)])\s+')
 
 def typed_names(
     text:str,             # As typed or pasted
 ) -> tuple[str, ...]:     # In the order written, each once
     "The names in a text: one a line, or between commas and semicolons"
-    found = re.split(r'[\n\t,;，；、]+', text.strip().strip('[](){}'))
+    found = re.split(r'[\n\t,;，；、]+', _inside(text.strip()))
     names = [' '.join(_BULLET.sub('', name.strip()).strip(' "\'“”‘’「」').split()) for name in found]
     return tuple(dict.fromkeys(name for name in names if name))
 
@@ -55,6 +62,21 @@ EXAMPLES = {   # name of the example: language to events and phases
               'zh': ('倒水、搅拌、切菜', '开始、进行、完成')},
 }
 
+# %% ../../nbs/1_label/17_schema_form.ipynb #873f9f90
+TEXTS = {
+    'en': dict(title='What is to be labeled in these pictures?', events='Events', phases='Phases',
+               start='Start labeling',
+               events_hint='what can be seen: one a line, or with commas, for example clipping, cutting',
+               phases_hint='what each event goes through, for example begin, end', answers='Answers as',
+               surgical='A surgical example', plain='A plain example',
+               once='This is asked once and kept in schema.json. Names can be added and renamed later; labels stay.',
+               size='{:,} different answers'),
+    'zh': dict(title='这些图像中要标注什么？', events='事件', phases='阶段', start='开始标注',
+               events_hint='能看到的事件：每行一个，或用逗号隔开，例如 夹闭、切割', phases_hint='每个事件经历的阶段，例如 开始、结束',
+               answers='回答格式', surgical='手术示例', plain='普通示例',
+               once='只问一次，保存在 schema.json 中。以后可以增加或改名，标注不会丢失。', size='{:,} 种不同的回答'),
+}
+
 # %% ../../nbs/1_label/17_schema_form.ipynb #7014169e
 def previews(
     schema:EventSchema,
@@ -71,7 +93,7 @@ def preview_html(events:str, phases:str, language:str, answer_format:str) -> tup
         is_empty = not typed_names(events) or not typed_names(phases)
         return fill('schema_preview', schema=None, wrong='' if is_empty else str(error)), None
     return fill('schema_preview', schema=schema, question=schema.question(), chosen=answer_format, wrong='',
-                answers=previews(schema), size=f'{schema.size:,}'), schema
+                answers=previews(schema), size=TEXTS[language]['size'].format(schema.size)), schema
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #9eedf076
 def needs_schema(
@@ -118,31 +140,18 @@ def keep_schema(folder:str|Path, schema:EventSchema) -> Path:
     finally: scratch.unlink()
     return path
 
-# %% ../../nbs/1_label/17_schema_form.ipynb #873f9f90
-TEXTS = {
-    'en': dict(title='What is to be labeled in these pictures?', events='Events', phases='Phases',
-               start='Start labeling',
-               events_hint='what can be seen: one a line, or with commas, for example clipping, cutting',
-               phases_hint='what each event goes through, for example begin, end', answers='Answers as',
-               surgical='A surgical example', plain='A plain example',
-               once='This is asked once and kept in schema.json. Names can be added and renamed later; labels stay.'),
-    'zh': dict(title='这些图像中要标注什么？', events='事件', phases='阶段', start='开始标注',
-               events_hint='能看到的事件：每行一个，或用逗号隔开，例如 夹闭、切割', phases_hint='每个事件经历的阶段，例如 开始、结束',
-               answers='回答格式', surgical='手术示例', plain='普通示例',
-               once='只问一次，保存在 schema.json 中。以后可以增加或改名，标注不会丢失。'),
-}
-
 # %% ../../nbs/1_label/17_schema_form.ipynb #0cc427be
 class SchemaForm:
     "Asks for the names of events and phases; calls `on_done` with the schema"
     def __init__(self, folder:str|Path, on_done:Callable[[EventSchema], None]):
         self.folder, self.on_done, self.schema = Path(folder), on_done, None
-        self.events, self.phases = widgets.Textarea(rows=3), widgets.Textarea(rows=2)
+        self.events, self.phases = widgets.Textarea(rows=4), widgets.Textarea(rows=4)
         self.language = widgets.ToggleButtons(options=[(name, code) for code, (_, name) in LANGUAGES.items()])
         self.answer_format = widgets.ToggleButtons(options=list(EventSchema().answer_formats))
         self.examples = {name: widgets.Button() for name in EXAMPLES}
         self.start = widgets.Button(button_style='primary')
         self.title, self.preview = widgets.HTML(), widgets.HTML()
+        self.labels = {name: widgets.HTML() for name in ('events', 'phases', 'answers')}
         for name, part in dict(events=self.events, phases=self.phases, start=self.start, language=self.language,
                                format=self.answer_format, preview=self.preview).items():
             part.add_class(f'vqa-schema-{name}')
@@ -158,6 +167,7 @@ class SchemaForm:
         self.title.value = fill('schema_title', folder=self.folder.resolve().name, **texts)
         self.events.placeholder, self.phases.placeholder = texts['events_hint'], texts['phases_hint']
         self.start.description = texts['start']
+        for name, label in self.labels.items(): label.value = fill('schema_label', text=texts[name])
         for name, button in self.examples.items(): button.description = texts[name]
         self.preview.value, self.schema = preview_html(self.events.value, self.phases.value, self.language.value,
                                                        self.answer_format.value)
@@ -175,15 +185,17 @@ class SchemaForm:
 
     def layout(self) -> list[widgets.Widget]:
         "The widgets, for the root of the tool"
-        def box(kind, *parts):
+        def box(kind, *parts, name='vqa-schema-line'):
             made = kind(list(parts))
-            made.add_class('vqa-schema-line')
+            made.add_class(name)
             return made
         sheet = widgets.HTML(f'<style>{style()}</style>')
         sheet.add_class('vqa-style')
-        form = widgets.VBox([self.title, box(widgets.HBox, *self.examples.values(), self.language), self.events,
-                             self.phases, box(widgets.HBox, self.answer_format, self.start), self.preview])
-        form.add_class('vqa-schema')
+        fields = box(widgets.Box, self.labels['events'], self.labels['phases'], self.events, self.phases,
+                     name='vqa-schema-fields')
+        form = box(widgets.VBox, self.title, box(widgets.HBox, *self.examples.values(), self.language), fields,
+                   box(widgets.HBox, self.labels['answers'], self.answer_format, self.start), self.preview,
+                   name='vqa-schema')
         return [sheet, form]
 
 # %% ../../nbs/1_label/17_schema_form.ipynb #f19c064c

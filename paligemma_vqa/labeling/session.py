@@ -10,7 +10,7 @@ __all__ = ['QUEUES', 'HOLD_TEXTS', 'Queue', 'LaterPredictor', 'check_names', 'Wh
 
 # %% ../../nbs/1_label/07_session.ipynb #a51e9281
 import json, random, threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..dataset.asked import QUEUE, read_queue, uncertainty
@@ -62,13 +62,15 @@ class LaterPredictor:
         schema:EventSchema|None=None,   # What it must know; None: anything
     ):
         self.adapter, self.schema, self.predictor = Path(adapter), schema, None
+        self._lock = threading.Lock()      # a folder that is opened again must not load it a second time
 
     def predict(self, paths:list[str]) -> list:
         "Answers of the adapter; `VQAError` when it cannot be loaded, or knows other events"
-        if self.predictor is None:
-            from paligemma_vqa.inference.predictor import Predictor
-            self.predictor = check_names(Predictor.from_adapter(self.adapter), self.schema)
-        return self.predictor.predict(paths)
+        with self._lock:
+            if self.predictor is None:
+                from paligemma_vqa.inference.predictor import Predictor
+                self.predictor = check_names(Predictor.from_adapter(self.adapter), self.schema)
+            return self.predictor.predict(paths)
 
 def check_names(
     predictor,                  # Anything; one without a schema of its own is believed
@@ -172,6 +174,7 @@ class _Begun(Whereabouts):
         seed:int=0,                    # For the random orders
         pool:int=200,                  # Pictures the model looks at to find uncertain ones
         pause_s:float=2.0,             # labels.jsonl is rewritten after so long without a key
+        known:Mapping={},              # What the model has said already: picture to answer
     ):
         if not store.items:
             raise VQAError('there is no picture to label', store.folder,
@@ -196,7 +199,7 @@ class _Begun(Whereabouts):
         self.model = (LaterPredictor(predictor, self.schema) if isinstance(predictor, (str, Path))
                       else check_names(predictor, self.schema))
         self.suggestions = None if predictor is None else Prepared(
-            lambda items: self.model.predict([str(store.image_path(item)) for item in items]), keep=200_000, batch=8,
+            lambda items: self.model.predict([str(store.image_path(item)) for item in items]), keep=200_000, batch=8, known=known,
             on_ready=lambda: suggestions_came(self), on_error=lambda error: model_failed(self, error))
         self.use_queue(queue or ('asked' if asked(self) else 'time'))
         ask_about_intervals(self)
@@ -377,7 +380,8 @@ def read_intervals(path:Path) -> dict[str, tuple[str, str]]:
 def keep_intervals(session:LabelingSession) -> None:
     "Remember the open intervals for a restart"
     path = _intervals_path(session.store)
-    if session.intervals: write_atomically(path, [json.dumps(session.intervals, ensure_ascii=False).encode()])
+    kept = (session.reopened if 'intervals' in session.offers else {}) | session.intervals   # asked about, and new
+    if kept: write_atomically(path, [json.dumps(kept, ensure_ascii=False).encode()])
     else: path.unlink(missing_ok=True)
 
 def ask_about_intervals(session:LabelingSession) -> None:

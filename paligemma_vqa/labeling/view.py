@@ -51,9 +51,10 @@ def _cell(session, row, code, state, found, said) -> dict:
     "What one phase of one event looks like; `said` by the annotators of a review"
     schema, event = session.schema, session.schema.events[row]
     color, phase = schema.colors[event], schema.phases[code - 1] if code else None
-    is_on = phase == state['annotation'].get(event) and event not in state['open']
+    # what was said nowhere is not the same as what was said not to be visible
+    is_on = phase == state['annotation'].get(event) and bool(phase or event not in state['open'])
     share = found.probabilities[row][code] if found else 0
-    is_held = is_on and event not in state['explicit'] and not state['done']
+    is_held = is_on and event in state['open']
     style = ''
     if is_on and phase:
         style = (f'border-color:{color};box-shadow:inset 0 0 0 2px {color}' if is_held
@@ -81,9 +82,8 @@ def _side(session, row, state, found) -> dict:
 def rows_html(session:LabelingSession) -> str:
     "One row per event: its key, its phases, what the model or the other annotators say"
     schema, store, found = session.schema, session.store, session.suggestion()
-    state = dict(annotation=session.annotation(), explicit=store.state(session.item).explicit,
-                 keys=command_keys(schema, session.suggestions is not None), open=set(open_events(session)),
-                 done=session.status(session.item) == 'done' or store.settled(session.item) is not None)
+    state = dict(annotation=session.annotation(), open=set(open_events(session)),
+                 keys=command_keys(schema, session.suggestions is not None))
     said = {}
     if session.queue_name == 'review':
         said = {name: theirs for name in store.annotators
@@ -92,7 +92,7 @@ def rows_html(session:LabelingSession) -> str:
     # who said what is of interest where they differ
     rows = [dict(event=event, index=row, color=color, ink=ink(color), key=state['keys'].get(f'event {row}', ''),
                  is_active=row == session.row,
-                 is_open=event in state['open'], differs=event in differing, has_share=found is not None,
+                 is_open=event in state['open'], is_held=event in state['annotation'], differs=event in differing, has_share=found is not None,
                  **_side(session, row, state, found),
                  cells=[_cell(session, row, code, state, found, said if event in differing else {})
                    for code in range(len(schema.phases) + 1)])
@@ -239,8 +239,10 @@ def toolbar_html(session:LabelingSession) -> str:
 # %% ../../nbs/1_label/09_view.ipynb #2bb8650c
 def message_html(session:LabelingSession) -> str:
     "What the last command did, the selected run, and questions that wait for an answer"
-    return fill('message', message=session.message, is_alarm=session.is_alarm and session.message,
-                offers=list(session.offers.values()),
+    keys = command_keys(session.schema, session.suggestions is not None)
+    offers = [(text, [(command, label, keys.get(command, '')) for command, label in answers])
+              for text, answers in session.offers.values()]
+    return fill('message', message=session.message, is_alarm=session.is_alarm and session.message, offers=offers,
                 selected=f'{len(session.run)}' if session.anchor else '')
 
 # %% ../../nbs/1_label/09_view.ipynb #5e294271

@@ -165,6 +165,11 @@ def test_eight_states_are_true(lab):
         screen.has('holds in the frames that follow')
         screen.has('7 open')
         screen.shoot('2_holds')
+        # in the next frame it is outlined, and nothing else is said there
+        screen.press('ArrowRight'); screen.has('not labeled', '.vqa-badge')
+        page.locator('.vqa-phase.vqa-on.vqa-held').last.wait_for()
+        assert page.locator('.vqa-phase.vqa-on').count() == 1
+        screen.press('ArrowLeft')
         # 3: a selected run; ten at once are ten
         screen.press('Shift+PageDown')
         screen.has('10 selected')
