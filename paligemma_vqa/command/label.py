@@ -50,7 +50,8 @@ def digest_of(cells) -> str:
 def label_notebook(folder:Path, annotator:str, lora_path:Path|None=None):
     "The notebook for one annotator, an `nbformat` object"
     import nbformat
-    title = f'**Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}.**'    # no heading: the tool needs the room
+    # no heading: the tool needs the room
+    title = f'**Labeling {escaped(folder.resolve().name)} as {escaped(annotator)}.**'
     cells = [nbformat.v4.new_markdown_cell(f'{title} Run the cell below, click the picture, and use the keys.'),
              nbformat.v4.new_code_cell(tool_call(folder, annotator, lora_path))]
     # without one, JupyterLab asks for it first

@@ -115,8 +115,9 @@ class Player:
         show:Callable[[float, bytes], None],            # Called from the thread with a frame and its time
         # Called from the thread at the end of the recording
         on_end:Callable[[Exception|None], None]=lambda error: None,
+        lock=None,                                      # Held while a frame is shown: none comes after a pause
     ):
-        self.recording, self.show, self.on_end = recording, show, on_end
+        self.recording, self.show, self.on_end, self.lock = recording, show, on_end, lock or threading.RLock()
         self.time_s, self.speed, self.loop = recording.times_s[0], 1.0, None   # loop: (start_s, end_s)
         self._halt, self._free = None, threading.BoundedSemaphore(2)
 
@@ -135,8 +136,9 @@ class Player:
 
     def pause(self) -> None:
         "Stop where it is"
-        if self._halt: self._halt.set()
-        self._halt = None
+        with self.lock:
+            if self._halt: self._halt.set()
+            self._halt = None
 
     def acknowledge(self) -> None:
         "The browser has drawn a frame"
@@ -152,9 +154,10 @@ def _run(player:Player, halt:threading.Event):
             if halt.is_set() or not player.loop: break
             player.time_s = player.loop[0]
     except Exception as found: error = found       # a broken video must not look like a pause
-    if halt.is_set(): return
-    player.pause()
-    player.on_end(error)
+    with player.lock:
+        if halt.is_set(): return
+        player.pause()
+        player.on_end(error)
 
 # %% ../../nbs/1_label/18_playback.ipynb #97a25534
 def _run_once(player, halt):
@@ -171,9 +174,11 @@ def _run_once(player, halt):
         elif early_s < -0.1: continue
         if halt.wait(max(early_s, 0)): return
         player._free.acquire(timeout=1)                                 # a closed page draws nothing
-        if halt.is_set(): return
-        player.time_s = time_s
-        player.show(time_s, make_jpeg())
+        jpeg = make_jpeg()
+        with player.lock:
+            if halt.is_set(): return
+            player.time_s = time_s
+            player.show(time_s, jpeg)
     if player.loop: halt.wait(max((end_s - player.time_s) / speed, 0) if begun else 0.2)
 
 # %% ../../nbs/1_label/18_playback.ipynb #43e575f2
@@ -216,7 +221,7 @@ class Playback:
             if player: player.pause()
             recording = recording_of(session.store, session.item)
             self.player = player = Player(recording, lambda *frame: follow(self, *frame),
-                                          lambda error: ended(self, error))
+                                          lambda error: ended(self, error), session.lock)
         place = session.places[session.item]
         if player.recording.place_at(player.time_s) != place: player.time_s = player.recording.times_s[place]
         return player
