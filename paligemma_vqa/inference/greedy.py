@@ -154,7 +154,7 @@ def decode(
     "The greedy valid answer to each picture; `width` and `drafts` change the speed and never the answer"
     is_fixed, rows = session.passes.slots is not None, range(session.rows)
     if width is None and not is_fixed:
-        width = min(128, int(2 * session.step_cost))
+        width = min(128, int(2 * session.costs.one_pass))
         if width < 8: width = 0
     def room(row): return session.room(row) if width is None else min(width, session.room(row))
     if not session.forwards:

@@ -120,7 +120,7 @@ def _room(session:TreeSession, walks:Sequence[Walk], budget:float|None, most:int
     "How many nodes per picture the next pass may hold besides what greedy answers need"
     if budget is None: return most
     written = max(len(walk.answer.tokens if walk.answer else walk.tokens) for walk in walks)
-    left = int(budget * session.cost_of_generate(written) - session.spent - session.step_cost)
+    left = int(budget * session.costs.of_generate(written) - session.costs.spent - session.costs.one_pass)
     slots = session.passes.slots
     return min(most, left) if left >= (slots or 8) else 0     # fewer than eight explain next to nothing
 
@@ -129,7 +129,7 @@ def _begin(session:TreeSession, drafts, budget:float|None) -> None:
     for row in range(session.rows):
         expected = drafts[row] if drafts else ()
         room = session.room(row)
-        if budget is not None and expected: room = min(room, int(budget * session.cost_of_generate(len(expected[0]))))
+        if budget is not None and expected: room = min(room, int(budget * session.costs.of_generate(len(expected[0]))))
         for tokens in expected:
             session.follow(row, tokens[len(session.intro):], most=min(room - session.waiting(row), session.room(row)))
         _draft_items(session, row)
@@ -209,7 +209,7 @@ def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
         row, n = search.row, len(session.intro)
         needed = sorted({node for nodes, _ in its_paths for node in nodes})
         hidden = torch.cat([session.intro_hidden[row][:n], *(session.hidden[row][node][None] for node in needed)])
-        normalizers = session.passes.log_normalizers(hidden)
+        normalizers = session.passes.reader.head.log_normalizers(hidden)
         first = session.intro_logits[row][range(n), [column[t] for t in session.intro]].sum() - normalizers[:n].sum()
         normalizer = dict(zip(needed, normalizers[n:]))
         masses.append(float(sum(np.exp(first + sum(session.logits[row][node][column[token]] - normalizer[node] for node,

@@ -114,7 +114,7 @@ def _answer(predictor, images, pixels, rows, bound=1e-3, valid_mass=False, budge
             path, annotation, schema.render(annotation, predictor.answer_format), one and one.probabilities,
             best.log_probability,
             one and one.unexplained, one and one.valid_mass, one and one.entropy, latency_ms, schema, image,
-            session.cost))
+            session.costs.in_first_passes))
     return predictions, [one.drafts(bound / 100 or 1e-5) if one else [best.tokens] for best, one in zip(greedy, found)]
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #37d2243b

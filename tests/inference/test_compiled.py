@@ -42,13 +42,13 @@ def test_shapes_never_change(model, automaton):
     "Otherwise each batch would be compiled anew"
     shapes = {'trunk': set(), 'nodes': set()}
     passes = FixedPasses(model, automaton.candidates, 2, 6, 12, later=20, compiled=False)
-    read_trunk, read_nodes = passes._read_trunk, passes._read_nodes
+    read_trunk, read_nodes = passes.reader.trunk, passes.reader.nodes
     def seen(kind, function):
-        def call(tokens, positions, masks, *pictures):
+        def call(tokens, positions, masks, *rest):
             shapes[kind].add((tokens.shape, positions.shape, *(mask.shape for mask in masks.values())))
-            return function(tokens, positions, masks, *pictures)
+            return function(tokens, positions, masks, *rest)
         return call
-    passes._read_trunk, passes._read_nodes = seen('trunk', read_trunk), seen('nodes', read_nodes)
+    passes.reader.trunk, passes.reader.nodes = seen('trunk', read_trunk), seen('nodes', read_nodes)
     for seed in range(4):
         inputs = make_inputs(model, automaton.tokenizer, 3, seed)
         expected = constrained_generate(model, automaton, inputs)
@@ -56,7 +56,7 @@ def test_shapes_never_change(model, automaton):
         posterior(TreeSession(None, automaton, row_of(inputs, 0), passes), bound=0)
     assert len(shapes['trunk']) == len(shapes['nodes']) == 1
     [(tokens, *_)] = shapes['trunk']
-    assert tokens[1] % 16 == 0 and tokens[1] >= passes._trunk.shape[1] + 6
+    assert tokens[1] % 16 == 0 and tokens[1] >= passes.batch.trunk.shape[1] + 6
 
 
 def test_a_right_draft_is_one_pass_and_a_wrong_one_does_no_harm(model, automaton):

@@ -202,9 +202,9 @@ def test_probabilities_stay_within_what_generate_would_cost(predictor, pictures)
             inputs = dict(input_ids=predictor._prefix.expand(len(pixels), -1), pixel_values=pixels)
             free, kept = (TreeSession(predictor.model, predictor.automaton, inputs) for _ in range(2))
             all_of_it, found = posterior(free, 1e-9), posterior(kept, 1e-9, budget=1)
-            allowed = kept.cost_of_generate(max(len(one.greedy.tokens) for one in found))
-            assert kept.spent <= allowed
-            were_stopped += free.spent > allowed
+            allowed = kept.costs.of_generate(max(len(one.greedy.tokens) for one in found))
+            assert kept.costs.spent <= allowed
+            were_stopped += free.costs.spent > allowed
             for one, other in zip(found, all_of_it):
                 assert one.greedy.tokens == other.greedy.tokens
                 assert (abs(one.probabilities - other.probabilities) <= one.unexplained + 1e-5).all()
