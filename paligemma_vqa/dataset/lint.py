@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from .balance import PICTURES, count_labels
+from .balance import ALL_PICTURES, count_labels
 from .lines import BOM, LineError, parse_json, read_lines, to_line
 from .looks import find_alike, look_at_all
 from .pictures import FRAMES, list_pictures, read_frames_file
@@ -176,7 +176,7 @@ def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -
 def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator[Finding]:
     find = partial(Finding, str(path), None, 'warning')
     counts = count_labels([line.record for line in lines if line.annotation is not None], schema)
-    if counts[PICTURES] < 20: return   # too few to say anything
+    if counts[ALL_PICTURES] < 20: return   # too few to say anything
     for event in schema.events:
         missing = [phase for phase in schema.phases if not counts[event, phase]]
         if missing == list(schema.phases):
@@ -187,8 +187,9 @@ def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator
                        'Label pictures that show it.')
     answers = Counter(schema.render(line.annotation) for line in lines if line.annotation is not None)
     (most, count), = answers.most_common(1)
-    if count > 0.95 * counts[PICTURES]:
-        yield find('balance', f"{count} of {counts[PICTURES]} answers are '{most}'", 'Label more of the rare pictures.')
+    if count > 0.95 * counts[ALL_PICTURES]:
+        yield find('balance', f"{count} of {counts[ALL_PICTURES]} answers are '{most}'",
+                   'Label more of the rare pictures.')
     videos = {line.record.video for line in lines} - {None}
     if videos and len(videos) < VIDEOS_FOR_A_TEST and all(line.record.video for line in lines):
         yield find('videos', advice_on_videos(len(videos)).rstrip('.'), 'Label more videos.')

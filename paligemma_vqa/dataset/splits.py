@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .balance import PICTURES, LabelReader
+from .balance import ALL_PICTURES, LabelReader
 from .blocks import Block, block_of, cut_slices, gap_for, make_blocks, moment
 from .looks import find_near_duplicates
 from .records import Record, group_of, load_schema
@@ -99,7 +99,7 @@ def count_groups(
     labels_of, counts = LabelReader(schema), {}
     for record in records:
         if (group := splits.group(record)) is None: continue
-        counts.setdefault(group, Counter()).update((PICTURES, *labels_of(record.answer)))
+        counts.setdefault(group, Counter()).update((ALL_PICTURES, *labels_of(record.answer)))
     return counts
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #60d028b8
@@ -119,7 +119,7 @@ def assign_groups(
     total = np.maximum(sum(table.values()), 1) if table else np.ones(0)
     weight = np.ones(len(names))
     # The sizes matter as much as all labels together.
-    if PICTURES in column: weight[column[PICTURES]] = max(1, len(names) - 1)
+    if ALL_PICTURES in column: weight[column[ALL_PICTURES]] = max(1, len(names) - 1)
     assigned = {group: side for group, side in (fixed or {}).items() if side in sides}
     need = share[:, None] * np.ones(len(names))      # of each label's total, what a side still lacks
     for group, side in assigned.items():

@@ -102,7 +102,8 @@ class FixedPasses(Passes):
         self._least = (24 if is_cpu else 64) if first_slots is None else first_slots
         self.slots = (32 if is_cpu else 64) if slots is None else slots
         self.rows, self.later, self._trunk = rows, later, None
-        self.is_replayed = compiled and self.device.type == 'cuda'  # as CUDA graphs, whose results the next pass overwrites
+        # as CUDA graphs, whose results the next pass overwrites
+        self.is_replayed = compiled and self.device.type == 'cuda'
         self.runs_until_fast = 3 if self.is_replayed else 1     # a graph is tried out, then recorded, then replayed
         if compiled: _compile(self.reader)
 
@@ -125,6 +126,7 @@ class FixedPasses(Passes):
         return self.columns
 
     def run(self, tokens:torch.Tensor, depths:torch.Tensor, sees:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "As `Passes.run`, for the pictures that were given"
         def filled(values): return torch.cat([values, values.new_zeros(self.rows - self._given, *values.shape[1:])])
         if self.is_replayed: torch.compiler.cudagraph_mark_step_begin()
         found = [values[:self._given] for values in super().run(filled(tokens), filled(depths), filled(sees))]

@@ -56,7 +56,9 @@ class TokenTrees:
         return len(self._queue[row])
 
     @property
-    def is_waiting(self) -> bool: return any(self._queue)
+    def is_waiting(self) -> bool:
+        "Whether any node is queued"
+        return any(self._queue)
 
 # %% ../../nbs/4_answer/02_trees.ipynb #57795258
 def _take(trees:TokenTrees, slots:int|None) -> tuple[list, int]:
@@ -174,8 +176,8 @@ class _Batch:
 
 # %% ../../nbs/4_answer/02_trees.ipynb #4a547a2b
 def _batch(model, inputs:Mapping, intro:Sequence[int]) -> _Batch:
-    """What `TreeSession` is given, and the forced beginning of every answer; `VQAError` when the prompt and the pictures
-    do not fit each other"""
+    """What `TreeSession` is given, and the forced beginning of every answer; `VQAError` when the prompt and the
+    pictures do not fit each other"""
     prefix, features, pixels = (inputs['input_ids'].to(model.device), inputs.get('image_features'),
                                 inputs.get('pixel_values'))
     _check_places(model.config, prefix, features, pixels)
@@ -237,7 +239,8 @@ def _masks(model, sees:torch.Tensor, positions:torch.Tensor, columns:torch.Tenso
     dtype = model.get_input_embeddings().weight.dtype
     with _attention(model, sees.shape[1]) as attention:
         full = _mask(attention, sees, dtype)
-        yield dict(full_attention=full, sliding_attention=full if near is None else _mask(attention, sees & near, dtype))
+        yield dict(full_attention=full,
+                   sliding_attention=full if near is None else _mask(attention, sees & near, dtype))
 
 # %% ../../nbs/4_answer/02_trees.ipynb #47411cd9
 def _placed(batch:_Batch, is_first:bool, tokens, depths, sees) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -348,7 +351,9 @@ class TreeSession(TokenTrees):
         self._batch = self.passes.batch
 
     @property
-    def forwards(self) -> int: return len(self.costs.widths)
+    def forwards(self) -> int:
+        "How many passes were made"
+        return len(self.costs.widths)
 
     def has_run(self, row:int, node:int) -> bool:
         "Whether the model has said what should follow a node"

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'DICOM_SUFFIXES', 'RESTARTS', 'HOLES', 'WRAP', 'WITHOUT_SHOWING_TIMES', 'WITHOUT_FOR_H264',
            'LONGEST_LEAP_S', 'LONGEST_DELAY_S', 'is_address', 'picture_tracks', 'choose_track', 'open_recording',
-           'Timed', 'has_showing_times', 'rate_of', 'origin_of', 'Clockwork', 'Clock', 'Table', 'own_dts', 'table_of',
-           'has_index', 'clock_of', 'claimed_end_s', 'VideoInfo', 'pixel_aspect', 'is_high_definition', 'square_size']
+           'Timed', 'has_showing_times', 'rate_of', 'origin_of', 'Clockwork', 'Clock', 'PacketTable', 'own_dts',
+           'table_of', 'has_index', 'clock_of', 'claimed_end_s', 'VideoInfo', 'pixel_aspect', 'is_high_definition',
+           'square_size']
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #9cad8431
 import io, os, re
@@ -247,7 +248,7 @@ class Clock:
         return self.end_s
 
 @dataclass(frozen=True)
-class Table:
+class PacketTable:
     "Every packet of a track, in the order of the file"
     times_s: np.ndarray    # [N] when its picture is shown
     shifts_s: np.ndarray   # [N] as in `Timed`
@@ -261,7 +262,7 @@ def own_dts(packet:av.Packet) -> int:
     "As it stands in the file; -1 where nothing does"
     return -1 if packet.dts is None else packet.dts % WRAP
 
-def _scan(container, stream) -> Table:
+def _scan(container, stream) -> PacketTable:
     clock, rows = Clockwork(container, stream), []
     try:
         for timed in clock.all(container.demux(stream)):
@@ -271,7 +272,7 @@ def _scan(container, stream) -> Table:
             rows.append((timed.time_s, timed.shift_s + wrapped_s, own_dts(packet), packet.pos or 0, packet.is_keyframe))
     except av.FFmpegError: pass   # what can be read counts; the reader says what is lost
     columns = [np.array(column) for column in zip(*rows)] or [np.zeros(0)] * 5
-    return Table(*columns, end_s=_end_of(np.sort(columns[0]), clock.spacing_s))
+    return PacketTable(*columns, end_s=_end_of(np.sort(columns[0]), clock.spacing_s))
 
 def _end_of(times_s:np.ndarray, spacing_s:float) -> float:
     "The last picture lasts as long as most of the last ones"
@@ -279,7 +280,7 @@ def _end_of(times_s:np.ndarray, spacing_s:float) -> float:
     return 0.0 if not len(times_s) else float(times_s[-1] + (np.median(steps) if len(steps) > 1 else spacing_s))
 
 @lru_cache(maxsize=8)
-def _kept_table(path:Path, track:int|None, opener, size:int, changed_ns:int) -> Table:
+def _kept_table(path:Path, track:int|None, opener, size:int, changed_ns:int) -> PacketTable:
     with opener(path) as container: return _scan(container, choose_track(container, track, path))
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #33556bfb
@@ -287,7 +288,7 @@ def table_of(
     path:str|Path,
     track:int|None=None,     # As in `choose_track`
     opener=open_recording,   # Opens `path`; another one for recordings that lie inside of something
-) -> Table:
+) -> PacketTable:
     "The packets of a file; looked through once as long as it does not change"
     state = Path(path).stat()
     return _kept_table(Path(path).resolve(), track, opener, state.st_size, state.st_mtime_ns)
@@ -307,7 +308,7 @@ def _is_uneven(stream) -> bool:
 
 def clock_of(
     container, stream,
-    table,             # Function that gives the track's `Table`, asked only where there is no index
+    table,             # Function that gives the track's `PacketTable`, asked only where there is no index
     name:object=None,  # What an error calls the recording
 ) -> Clock:
     "From when to when a track shows pictures; `VQAError` when it never does"

@@ -9,7 +9,6 @@ __all__ = ['Score', 'LOSS_FILE', 'check_number', 'StopOnNonsense', 'RepeatableAu
 # %% ../../nbs/3_train/07_trainer.ipynb #046a35a7
 import dataclasses, json, math, shutil, zlib
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..model.weights import saving
 from ..schema import VQAError
 from .augment import Augmentation
 from .checkpoints import prune, seal
+from .fusing import outside_autocast
 from transformers import Trainer, TrainerCallback
 
 # %% ../../nbs/3_train/07_trainer.ipynb #76b09dd6
@@ -152,17 +152,6 @@ def _save_whole(trainer, folder:Path, save:Callable[[], None]) -> None:
         raise
     if is_main: prune(folder.parent, trainer.keep)
 
-# %% ../../nbs/3_train/07_trainer.ipynb #c32d9d47
-@contextmanager
-def _outside_autocast(model):
-    """While it lasts, LoRA layers that take their input as autocast has made it make it fit by themselves: an answer is
-    decoded without the wrapping in which training runs a step"""
-    layers = [module for module in model.modules() if getattr(module, 'cast_input_dtype_enabled', True) is False]
-    for layer in layers: layer.cast_input_dtype_enabled = True
-    try: yield
-    finally:
-        for layer in layers: layer.cast_input_dtype_enabled = False
-
 # %% ../../nbs/3_train/07_trainer.ipynb #3278ca57
 class VQATrainer(Trainer):
     """A `Trainer` whose evaluation also says how many answers are right and adds what `score` finds, and whose
@@ -212,7 +201,7 @@ class VQATrainer(Trainer):
 
     def _scores(self, dataset, prefix):
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        with torch.no_grad(), self.compute_loss_context_manager(), _outside_autocast(model):
+        with torch.no_grad(), self.compute_loss_context_manager(), outside_autocast(model):
             found = dict(self.score(model.eval(), self.processing_class, dataset))
         self.examples[:] = found.pop('examples', [])
         return {f'{prefix}_{name}': float(value) for name, value in found.items()}

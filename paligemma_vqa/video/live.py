@@ -18,7 +18,7 @@ import numpy as np
 from ..media.reading import Frame
 from ..schema import Segment, VQAError, masked
 from .alerts import Alert, Delivery, EventWatch, FeedWatch, close_all, now, print_alert, receiver_of
-from .receive import Mailbox, Outage, Receiver, Waiting, choose  # noqa: F401, they were here before
+from .receive import Mailbox, Outage, Receiver, Waiting  # noqa: F401, they were here before
 from .rules import Rule, RuleWatch
 from .session import Session
 from .belief import smoothing_of

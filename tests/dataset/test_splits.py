@@ -12,7 +12,7 @@ from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.model.prompt import format_prompt
 from paligemma_vqa.dataset.records import Record, write_records
 from paligemma_vqa.schema import EventSchema
-from paligemma_vqa.dataset.balance import PICTURES
+from paligemma_vqa.dataset.balance import ALL_PICTURES
 from paligemma_vqa.dataset.blocks import moment
 from paligemma_vqa.dataset.splits import (RATIOS, Splits, assign_groups, count_groups, fold_splits, read_splits, split_by_group, write_splits)
 
@@ -144,7 +144,7 @@ def test_folds(records, folds, seed):
 
 
 @quick
-@given(st.dictionaries(videos, st.dictionaries(st.sampled_from((('A', '1'), ('B', '2'), ('C', '3'), PICTURES)), st.integers(1, 50), min_size=1), min_size=1, max_size=40),
+@given(st.dictionaries(videos, st.dictionaries(st.sampled_from((('A', '1'), ('B', '2'), ('C', '3'), ALL_PICTURES)), st.integers(1, 50), min_size=1), min_size=1, max_size=40),
        st.dictionaries(st.sampled_from(('train', 'validation', 'test', 'extra')), st.floats(0.05, 1), min_size=1), st.integers(0, 9))
 def test_assignment_is_total_and_seeded(counts, ratios, seed):
     counts = {group: Counter(labels) for group, labels in counts.items()}
@@ -164,7 +164,7 @@ def test_sides_have_the_same_mix():
     total = sum(counts.values(), Counter())
     for side, share in RATIOS.items():
         have = sum((counts[group] for group in splits.splits[side]), Counter())
-        assert abs(have[PICTURES] / total[PICTURES] - share) < 0.02
+        assert abs(have[ALL_PICTURES] / total[ALL_PICTURES] - share) < 0.02
         for label, number in total.items():
             if number >= 60: assert abs(have[label] / number - share) < 0.08, (side, label)
 
