@@ -7,7 +7,7 @@ __all__ = ['Annotation', 'SENTENCE', 'LIST', 'JSON', 'SENTENCE_ZH', 'QUESTIONS',
            'VQAError', 'Segment', 'AnswerFormat', 'words', 'EventSchema']
 
 # %% ../nbs/0_ground/01_schema.ipynb #6f032a72
-import colorsys, hashlib, itertools, json, re, unicodedata
+import colorsys, hashlib, itertools, json, math, re, unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -291,6 +291,29 @@ def _check_formats(schema) -> None:
             if back != one: raise VQAError(f"answer format '{name}' cannot be read back for {one}",
                                            remedy='Rename the event or phase, or change the format.')
 
+# %% ../nbs/0_ground/01_schema.ipynb #46d94a7c
+def _names(kind:str, values) -> tuple[str, ...]:
+    "A list of names; a number is one without its quotes"
+    if not isinstance(values, (list, tuple)): raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
+    for value in values:
+        if not isinstance(value, str) and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise VQAError(f'{kind} holds {value!r:.40}, which is no name', remedy='Write ["…", "…"].')
+    return tuple(map(str, values))
+
+def _texts(kind:str, values) -> dict[str, str]:
+    "Names with a text each"
+    if not isinstance(values, Mapping) or not all(isinstance(text, str) and text.strip() for text in values.values()):
+        raise VQAError(f'{kind} is not an object with texts', remedy='Write {"default": "…"}, or leave the key out.')
+    return dict(values)
+
+def _format(values) -> AnswerFormat:
+    if isinstance(values, Mapping) and (odd := [key for key, text in values.items() if not isinstance(text, str)]):
+        raise VQAError(f'the "{odd[0]}" of an answer format is {values[odd[0]]!r:.40}', remedy='Write a text.')
+    try: return AnswerFormat(**values)
+    except TypeError as error:
+        raise VQAError(f'an answer format is not complete ({error})',
+                       remedy='Each needs item, separator and nothing; prefix and suffix are optional.') from None
+
 # %% ../nbs/0_ground/01_schema.ipynb #fd7f2b6b
 def _schema_values(values:Mapping, defaults) -> dict:
     """The fields of a schema from plain lists and strings; `VQAError` on a key that is none and on what has the
@@ -301,25 +324,26 @@ def _schema_values(values:Mapping, defaults) -> dict:
     if unknown := set(values) - set(keys):
         raise VQAError(f"unknown key '{sorted(unknown)[0]}' in the schema", remedy=f"The keys are {', '.join(keys)}.")
     values = dict(values)
-    for kind in ('events', 'phases'):
-        if isinstance(values.get(kind, []), list):
-            values[kind] = tuple(str(n) for n in values.get(kind, getattr(defaults, kind)))
-        else: raise VQAError(f'{kind} is not a list', remedy='Write ["…", "…"].')
-    for kind in ('safe_flips', 'private'):
-        if not isinstance(values.get(kind, []), (list, tuple)):
-            raise VQAError(f'{kind} is not a list', remedy='Write ["…"].')
-        values[kind] = tuple(map(str, values.get(kind, ())))
+    for kind in ('events', 'phases', 'safe_flips', 'private'):
+        if kind in values: values[kind] = _names(kind, values[kind])
+    if not isinstance(values.get('name', ''), str): raise VQAError('the "name" is no text', remedy='Write one.')
+    if 'questions' in values: values['questions'] = _texts('questions', values['questions'])
     if 'answer_formats' in values:
-        try: values['answer_formats'] = {name: AnswerFormat(**f) for name, f in values['answer_formats'].items()}
-        except (TypeError, AttributeError) as error:
-            raise VQAError(f'an answer format is not complete ({error})',
-                           remedy='Each needs item, separator and nothing; prefix and suffix are optional.') from None
+        if not isinstance(values['answer_formats'], Mapping):
+            raise VQAError('answer_formats is not an object', remedy='Write {"list": {"item": …}}.')
+        values['answer_formats'] = {name: _format(one) for name, one in values['answer_formats'].items()}
     return values
 
 # %% ../nbs/0_ground/01_schema.ipynb #476de359
+def _once(pairs:list) -> dict:
+    if len(values := dict(pairs)) == len(pairs): return values
+    twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+    raise VQAError(f'the key "{twice}" is there twice', remedy='Keep one of them.')
+
 def _schema_file(path:str|Path):
     "What stands in a schema.json; `VQAError` with file and line when it is not JSON, or cannot be read"
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
+    try: return json.loads(Path(path).read_text(encoding='utf-8'), object_pairs_hook=_once)
+    except VQAError as error: raise VQAError(error.message, path, remedy=error.remedy) from None
     except FileNotFoundError:
         raise VQAError('no such file', path, remedy='Write {"events": […], "phases": […]} there.') from None
     except OSError as error:

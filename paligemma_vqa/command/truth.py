@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dataset.loading import file_sides, split_dataset
+from ..dataset.loading import file_sides, record_sides, split_dataset
 from ..dataset.records import Records, each_line, label_files, load_schema, write_records
 from ..dataset.splits import SIDE_NAMES, SPLITS_FILE, Splits, write_splits
 from ..evaluation.metrics import Frames
@@ -89,5 +89,5 @@ def with_files(
         _unpack(files, copy)
         for beside in ('schema.json', SPLITS_FILE):
             if (folder/beside).exists(): shutil.copy(folder/beside, copy)
-        if file_sides(files): write_splits(copy, split_dataset(folder))
+        if file_sides(files) or record_sides(each_line(folder)): write_splits(copy, split_dataset(folder))
         yield copy

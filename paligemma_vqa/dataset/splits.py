@@ -356,7 +356,8 @@ def _make_splits(values:dict) -> Splits:
     alike = values.get('near_duplicates', {})
     ratios = values.get('ratios', RATIOS)
     numbers = [seed, gap_s, *(ratios.values() if isinstance(ratios, dict) else ['none'])]
-    if by not in WAYS or not isinstance(alike, dict) or not all(type(number) in (int, float) for number in numbers):
+    def is_number(value): return type(value) in (int, float) and abs(value) < 1e300     # neither NaN nor infinite
+    if by not in WAYS or not isinstance(alike, dict) or not all(map(is_number, numbers)):
         raise VQAError('"by", "seed", "ratios", "gap_s" or "near_duplicates" is not of its kind')
     ratios = {SIDE_NAMES.get(name.lower(), name): share for name, share in ratios.items()}
     ratios = dict.fromkeys([*RATIOS, *sides], 0) | ratios
@@ -370,7 +371,7 @@ def _make_blocks(values) -> dict[str, tuple[Block, ...]]:
         for parts in blocks.values():
             edges = [edge for part in parts for edge in (part.start_s, part.end_s)]
             if edges and edges[-1] is None: edges.pop()
-            if edges != sorted(edges): raise ValueError
+            if edges != sorted(edges) or not all(abs(edge) < 1e300 for edge in edges): raise ValueError
         return blocks
     except (AttributeError, TypeError, ValueError): raise VQAError('the blocks of time are not in order') from None
 

@@ -126,7 +126,10 @@ def plain_code(
         load = 'PaliGemmaForConditionalGeneration.from_pretrained(base, config=config)'
     if is_adapter:
         imports, load = f'from peft import PeftModel\n{imports}', f'PeftModel.from_pretrained({load}, {place!r})'
-    code = _PLAIN.format(imports=imports, base=json.dumps(info.base_model if is_adapter else place), load=load,
+    # the tiny base has no name that others know
+    base = '"path/of/bases/tiny"   # a folder of the package paligemma_vqa' if info.base_model == 'tiny' else None
+    base = base or json.dumps(info.base_model)
+    code = _PLAIN.format(imports=imports, base=base if is_adapter else json.dumps(place), load=load,
                          text=json.dumps(info.task.prompt, ensure_ascii=False))
     if 'config=config' not in load: return code
     return code.replace('\nprocessor =', '\nconfig = AutoConfig.from_pretrained(base)\n'

@@ -50,7 +50,8 @@ _WITHOUT = """Without paligemma_vqa:
 ```"""
 _SETTINGS = ('mode', 'lora_rank', 'lora_alpha', 'lora_dropout', 'use_dora', 'use_rslora', 'freeze_vision',
              'vision_lora', 'train_projector', 'learning_rate', 'schedule',
-             'warmup_ratio', 'batch_size', 'accumulation_steps', 'epochs', 'optimizer', 'precision', 'augment', 'seed')
+             'warmup_ratio', 'batch_size', 'accumulation_steps', 'optimizer', 'precision', 'augment', 'balance',
+             'seed')
 
 def model_card_text(
     info:AdapterInfo,
@@ -80,7 +81,9 @@ def model_card_text(
                   f"{escaped(info.smoothing['reason'])}."]
     if info.told: parts += ['## History', '\n'.join(f'- {escaped(sentence)}' for sentence in info.told)]
     if config:
-        parts += ['## Settings', table(['setting', 'value'], ([key, getattr(config, key)] for key in _SETTINGS))]
+        length = 'max_steps' if config.max_steps else 'epochs'      # which the other overrides
+        parts += ['## Settings', table(['setting', 'value'], ([key, getattr(config, key)]
+                                                              for key in (length, *_SETTINGS)))]
     parts += [_LIMITS, 'Made with ' + ', '.join(f'{package} {version}' for package, version in info.versions.items())
               + f'; base weights {code_span(info.base_fingerprint)}.\n']
     return '\n\n'.join(parts)

@@ -16,6 +16,7 @@ from paligemma_vqa.dataset.loading import load_dataset, split_dataset
 from paligemma_vqa.dataset.looks import ALIKE_BITS, near_hashes
 from paligemma_vqa.dataset.pictures import Pictures, list_pictures
 from paligemma_vqa.dataset.records import Record, dataset_fingerprint, parse_record, read_records, write_records
+from paligemma_vqa.dataset.splits import read_splits
 from paligemma_vqa.schema import EventSchema, VQAError
 
 SCHEMA = EventSchema()
@@ -111,6 +112,31 @@ def parquet(folder:Path, **files) -> Path:
                 rows.append(dict(image=image, question=QUESTION, answer=ANSWER, video=video, frame_index=frame, time_s=frame / 2))
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder/f'{name.replace("_", "-")}.parquet')
     return folder
+
+
+def lines_folder(folder, **said):
+    "A line for each video, which says its side in `split`"
+    write_records(folder, [Record(f'images/{video}_1.png', QUESTION, ANSWER, dict(video=video) | ({'split': split} if split else {})) for video, split in said.items()])
+    return folder
+
+
+def test_a_side_that_records_say_themselves_counts_and_new_videos_get_one(tmp_path):
+    folder = lines_folder(tmp_path, a='train', b='Val', c='dev', d='test', e=None)
+    assert {group: side for group, side in split_dataset(folder).sides.items() if group != 'e'} == dict(a='train', b='validation', c='validation', d='test')
+    assert split_dataset(lines_folder(tmp_path, a='train', b='val', c='valid', d='testing', e=None, f='eval')).sides['f'] == 'test'
+    with pytest.raises(VQAError, match="splits.json: 'a' is in 'train', and the \"split\" of its records is 'validation'"): split_dataset(lines_folder(tmp_path, a='val', b='val'))
+    with pytest.raises(VQAError, match="labels.jsonl:2: the \"split\" is 'holdout', which is no side"): split_dataset(lines_folder(tmp_path, a='train', b='holdout'))
+
+
+def test_shards_named_after_sides_are_not_trained_on(tmp_path):
+    for name, video in dict(train='a', valid='b', test='c').items(): write_records(tmp_path/f'labels-{name}.jsonl', [Record(f'images/{video}_1.png', QUESTION, ANSWER, dict(video=video))])
+    assert split_dataset(tmp_path).sides == dict(a='train', b='validation', c='test')
+
+
+@pytest.mark.parametrize('wrong', ['"gap_s": NaN', '"ratios": {"train": Infinity}', '"seed": 1e999', '"blocks": {"a": [[0, NaN], [NaN, null]]}'])
+def test_a_split_with_a_number_that_is_none_is_refused(wrong, tmp_path):
+    (tmp_path/'splits.json').write_text('{"splits": {"train": ["a"]}, %s}' % wrong)
+    with pytest.raises(VQAError, match='splits.json: '): read_splits(tmp_path)
 
 
 @pytest.mark.parametrize('name', ['val_00000_of_00001', 'valid', 'dev', 'validation_0'])

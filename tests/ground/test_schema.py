@@ -79,6 +79,14 @@ def test_a_format_that_cannot_be_read_back_is_refused():
     with pytest.raises(VQAError, match='cannot be read back'): EventSchema(answer_formats={'glued': glued})
 
 
+@pytest.mark.parametrize('odd', ['"events": ["A", NaN]', '"events": ["A", null]', '"phases": [1, 1e999]', '"events": [["A"]]', '"questions": ["x"]', '"questions": {"a": 5}', '"name": NaN',
+                                 '"answer_formats": {"a": {"item": 5, "separator": ", ", "nothing": "x"}}', '"answer_formats": {"a": {"item": "{event} {phase}", "separator": null, "nothing": "x"}}',
+                                 '"events": ["A"], "events": ["B"]'])
+def test_what_is_neither_a_name_nor_a_text_is_refused(odd, tmp_path):
+    (tmp_path / 'schema.json').write_text('{%s}' % odd)
+    with pytest.raises(VQAError, match='schema.json: '): EventSchema.load(tmp_path / 'schema.json')
+
+
 def test_importing_the_schema_is_light():
     code = 'import sys, paligemma_vqa.schema; print([m for m in ("torch", "numpy", "transformers", "PIL") if m in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -1,5 +1,5 @@
 """An adapter goes to the hub: a stub that speaks the hub's HTTP stands in for it."""
-import hashlib, json, os, subprocess, sys, threading
+import base64, hashlib, json, os, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -78,7 +78,7 @@ def adapter(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pushed')
     base = make_base(folder / 'base')
     model = add_adapter(load_base(base)[0], AdapterConfig())
-    saved = save_adapter(model, folder / 'run/adapter', AdapterInfo(schema=EventSchema(), **describe_base(model, base)))
+    saved = save_adapter(model, folder / 'run/adapter', AdapterInfo(schema=EventSchema(), answer_format='json', **describe_base(model, base)))
     write_model_card(saved)
     (saved / 'optimizer.pt').write_bytes(b'not for others')
     return saved
@@ -96,6 +96,8 @@ def test_an_adapter_arrives_whole_with_its_card_and_private(hub, adapter, tmp_pa
     assert said == f'http://127.0.0.1:{hub.server_port}/me/mine (private)', (said, errors, hub.asked)
     files = hub.repositories['me/mine']['files']
     assert hub.repositories['me/mine']['private'] and set(files) == {'adapter_config.json', 'adapter_model.safetensors', 'paligemma_vqa.json', 'README.md'}
+    def arrived(name): return base64.b64decode(files[name]['content']).decode()
+    assert json.loads(arrived('paligemma_vqa.json'))['answer_format'] == 'json' and '> {&#34;A&#34;: &#34;1&#34;}' in arrived('README.md')
     weights = adapter / 'adapter_model.safetensors'
     assert hub.objects == {hashlib.sha256(weights.read_bytes()).hexdigest(): weights.stat().st_size}
     # again, to a repository that somebody made public meanwhile

@@ -90,12 +90,14 @@ def _same(one:Record, other:Record, schema:EventSchema) -> bool:
     try: return schema.parse(one.answer) == schema.parse(other.answer)
     except VQAError: return one.answer == other.answer
 
-def _joined(old:Record, new:Record, schema:EventSchema, format:str) -> Record:
+def _joined(old:Record, new:Record, schema:EventSchema) -> Record:
+    "Both as one, written as the old one is"
     before, more = schema.parse(old.answer), schema.parse(new.answer)
     if clash := [event for event in more if before.get(event, more[event]) != more[event]]:
         raise VQAError(f"'{new.image}' has event '{clash[0]}' in phase {before[clash[0]]} here and in phase "
                        f"{more[clash[0]]} there", remedy='Decide which, or say --replace.')
-    return Record(old.image, old.question, schema.render(before | more, format), new.extra | old.extra)
+    task = survey_task([(old.question, old.answer)], schema).task
+    return Record(old.image, old.question, task.render(before | more), new.extra | old.extra)
 
 # %% ../../../nbs/2_dataset/33_exchange.ipynb #4a7d4f5f
 def merge_records(
@@ -119,7 +121,7 @@ def merge_records(
         else:
             changed.append(key[0])
             if existing == 'join':
-                new[key] = [_joined(told[key], record, schema, schema.answer_format) for record in new[key]]
+                new[key] = [_joined(told[key], record, schema) for record in new[key]]
     if not new: return kept, changed, None
     backup = path.with_name(f'{LABELS}.{datetime.now():%Y%m%d-%H%M%S-%f}.bak') if changed else None
     if backup: write_atomically(backup, [original])
