@@ -27,7 +27,7 @@ test: .venv/ready
 
 # The rest, which takes minutes each: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
 test-all: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lab: .venv/ready
 	$(BIN)/jupyter lab nbs/index.ipynb

@@ -17,8 +17,14 @@ hypothesis.settings.register_profile('untimed', deadline=None)
 hypothesis.settings.load_profile('untimed')
 
 
+# `make test-all` gives a whole file to a worker: what takes minutes begins first, so that no worker waits at the end
+LONGEST = ('test_tutorials', 'test_screens', 'test_crash', 'test_elsewhere', 'test_answer_formats', 'test_plain', 'test_analyze',
+           'test_docs', 'test_browser', 'test_lowest')
+
+
 def pytest_collection_modifyitems(items):
     import torch
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         if 'browser' in item.keywords and not CHROMIUM.exists():
             item.add_marker(pytest.mark.skip(reason=f'{CHROMIUM} is not installed: apt-get install chromium'))

@@ -49,6 +49,7 @@ def test_a_command_that_is_stopped_says_so_from_its_first_moment(tmp_path, numbe
     assert done.returncode == 130 and done.stderr == 'Error: stopped; what was finished is kept.\n', done.stderr
 
 
+@pytest.mark.slow
 def test_photographs_get_well_formed_answers(trained, photographs, tmp_path):
     done = run_process('infer', '--image_path', photographs, '--lora_path', trained / 'run' / 'adapter', '--json', '--save_dir', tmp_path / 'kept')
     assert done.returncode == 0, done.stderr

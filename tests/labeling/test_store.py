@@ -254,7 +254,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 def test_store_follows_the_plain_model(tmp_path):
     StoreMachine.folder, StoreMachine.count = tmp_path, 0
-    run_state_machine_as_test(StoreMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None,
+    run_state_machine_as_test(StoreMachine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None,
                                                               suppress_health_check=list(HealthCheck)))
 
 

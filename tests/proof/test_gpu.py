@@ -51,6 +51,7 @@ def test_a_step_that_fails_is_told_and_leaves_the_others(tmp_path):
     assert found['steps']['tuning']['ended'] == 0 and found['steps']['tuning']['rows']
 
 
+@pytest.mark.slow
 def test_it_needs_few_packages(tmp_path):
     "On a machine that has torch, transformers, peft and accelerate, and little else"
     absent = ['cv2', 'av', 'datasets', 'pandas', 'sklearn', 'matplotlib', 'ipywidgets', 'jinja2', 'imagehash', 'typer', 'tensorboard', 'anywidget']

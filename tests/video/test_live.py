@@ -99,6 +99,7 @@ def test_a_file_without_a_picture_is_one_clear_line(tmp_path):
     assert error.value.exit_code == 2 and 'empty.mp4' in str(error.value)
 
 
+@pytest.mark.slow
 def test_dead_receivers_slow_nothing(tmp_path):
     path, delivered = flicker(tmp_path / 'video.mp4', 4, fps=10, hold_s=1), []
     class Dead(BaseHTTPRequestHandler):

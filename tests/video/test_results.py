@@ -66,6 +66,7 @@ def case(tmp_path_factory): return recording(tmp_path_factory.mktemp('case') / '
 def detail(video, time_s): return frame_at(video, time_s).image[40:90, 60:].astype(int).std()   # beside the chips
 
 
+@pytest.mark.slow
 def test_the_room_is_never_shown_or_heard(case, tmp_path):
     result = analyze_video(Theatre(), case, tmp_path, method='raw')
     clips = wanted_moments(['cutting', 'outside'], result.schema)
