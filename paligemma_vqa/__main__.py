@@ -1,4 +1,4 @@
 """`python -m paligemma_vqa` is `paligemma-vqa`."""
-from .command.cli import main
+from .command.program import main
 
 main()

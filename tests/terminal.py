@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from paligemma_vqa.command.cli import run as run_command
 
-COMMAND = [sys.executable, '-c', 'from paligemma_vqa.command.cli import main; main()']
+COMMAND = [sys.executable, '-c', 'from paligemma_vqa.command.program import main; main()']
 
 
 @dataclass(frozen=True)

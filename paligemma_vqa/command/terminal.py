@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Data', 'Adapter', 'Model', 'BatchSize', 'Seed', 'Json', 'Device', 'Dtype', 'Quantization', 'Compile', 'OUTPUTS',
            'ADAPTERS', 'only_results', 'say', 'say_next', 'plain', 'say_json', 'existing_folder', 'check_adapter',
-           'checked', 'predictor_of']
+           'stopped', 'checked', 'predictor_of']
 
 # %% ../../nbs/9_command/03_terminal.ipynb #49dbaf02
 import json, math, re, sys
@@ -115,6 +115,10 @@ def _check_path(path:Path) -> None:
     except RuntimeError:
         raise VQAError('is a loop of symbolic links', path, remedy='Give the path of a file or folder.') from None
 
+def stopped() -> VQAError:
+    "What is told to somebody who stopped the command"
+    return VQAError('stopped; what was finished is kept', exit_code=130)
+
 def checked(command:Callable) -> Callable:
     "`command`, with what it was given looked at first"
     @wraps(command)
@@ -132,7 +136,7 @@ def checked(command:Callable) -> Callable:
             if name in OUTPUTS and value is not None: check_place(value)
             if name in ADAPTERS and value is not None: check_adapter(value)
         try: return command(**options)
-        except KeyboardInterrupt: raise VQAError('stopped; what was finished is kept', exit_code=130) from None
+        except KeyboardInterrupt: raise stopped() from None
     return run
 
 # %% ../../nbs/9_command/03_terminal.ipynb #b8e4c159

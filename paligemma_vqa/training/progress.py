@@ -103,18 +103,33 @@ class LiveProgress(TrainerCallback):
 # %% ../../nbs/3_train/05_progress.ipynb #d91b518e
 _SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name))
 
+def _to_anyone(received:str|None) -> str|None:
+    "What this process received, or, of several that train together, one of the others: all stop after the same update"
+    from torch import distributed, tensor
+    if not (distributed.is_available() and distributed.is_initialized()): return received
+    from accelerate import PartialState
+    is_any = tensor(float(received is not None), device=PartialState().device)
+    distributed.all_reduce(is_any, distributed.ReduceOp.MAX)
+    return received or ('a signal to another process' if is_any else None)
+
 class StopOnSignal(TrainerCallback):
     """Turn Ctrl-C and what a scheduler sends before it takes the machine away (SIGTERM, SIGUSR1) into a saved,
     orderly stop"""
-    def __init__(self): self.received, self.previous = None, {}
+    def __init__(self): self.received, self.is_told, self.previous = None, False, {}
 
     def _receive(self, number, frame):
         if self.received and number == signal.SIGINT:   # asked again: at once
             self.restore()
             raise KeyboardInterrupt
-        if not self.received:
-            tell(f'{signal.Signals(number).name}: saving after this update. Ctrl-C again to stop at once.')
         self.received = self.received or signal.Signals(number).name
+        self._tell()
+
+    def _tell(self):
+        "Say once that it was heard; after the update if a signal comes in the middle of a line that is being written"
+        if self.is_told: return
+        self.is_told = True
+        try: tell(f'{self.received}: saving after this update. Ctrl-C again to stop at once.')
+        except (RuntimeError, OSError): self.is_told = False   # Python writes no line within another
 
     @contextmanager
     def listening(self):
@@ -130,8 +145,11 @@ class StopOnSignal(TrainerCallback):
         self.previous = {}
 
     def on_step_end(self, args, state, control, **kwargs):
-        "Save and stop if a signal came"
-        if self.received: control.should_save = control.should_training_stop = True
+        "Save and stop if a signal came, to this process or to one that trains with it"
+        self.received = _to_anyone(self.received)
+        if not self.received: return
+        self._tell()
+        control.should_save = control.should_training_stop = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
         "Leave evaluation and saving to the step"

@@ -259,11 +259,12 @@ def _begin(run_dir:Path, config:TrainingConfig, data_dir:Path, data:_Data, facts
     if state.is_main_process:
         with saving(run_dir):
             run_dir.mkdir(parents=True, exist_ok=True)
-            config.save(run_dir / CONFIG_FILE)
             data.schema.save(run_dir / 'schema.json')
         write_facts(run_dir, **facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
                     told=told,
                     trainable=describe_trainable(model), task=data.survey.to_dict())
+        # last: a folder with settings is a run, and knows its data
+        with saving(run_dir): config.save(run_dir / CONFIG_FILE)
     state.wait_for_everyone()
 
 # %% ../../nbs/3_train/09_run.ipynb #df21621c
@@ -302,11 +303,11 @@ def finetune(
     if data.caution:
         tell(data.caution)
         told += [data.caution] if data.caution not in told else []
-    with stop.listening():
-        model, processor = _load(config, arguments, start_from)
-        _begin(run_dir, config, data_dir, data, facts, model, arguments, told)
-        trainer = _trainer(model, processor, arguments, config, data, run_dir, score, told)
-        _callbacks(trainer, config, run_dir, checkpoint, progress)
+    model, processor = _load(config, arguments, start_from)
+    _begin(run_dir, config, data_dir, data, facts, model, arguments, told)
+    trainer = _trainer(model, processor, arguments, config, data, run_dir, score, told)
+    _callbacks(trainer, config, run_dir, checkpoint, progress)
+    with stop.listening():   # from now on there is something to save; before, a signal ends it at once
         for callback in (stop, *callbacks): trainer.add_callback(callback)
         status = _train(trainer, run_dir, checkpoint, stop)
     history = trainer.state.log_history

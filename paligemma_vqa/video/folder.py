@@ -201,12 +201,21 @@ def _start_alone(ray, workers:int) -> None:
             _quietly(ray, **own)
 
 # %% ../../nbs/6_watch/08_folder.ipynb #3dba5184
+_HTTP2 = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])   # a greeting, and no settings
+
 def _check_cluster(address:str) -> None:
-    "`OSError` or `ValueError` when nobody answers at HOST:PORT; Ray itself would go on asking for minutes"
+    """`OSError` or `ValueError` when nobody answers at HOST:PORT, or somebody who does not speak HTTP/2, as every part
+    of Ray does; Ray itself would go on asking for minutes"""
     if address == 'auto': return
     host, _, port = address.removeprefix('ray://').rpartition(':')
     if not host or not port.isdecimal(): raise ValueError('it is not HOST:PORT')
-    socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+    if int(port) > 65535: raise ValueError('there is no port of that number')
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=5) as connection:
+        if os.environ.get('RAY_USE_TLS') == '1': return
+        connection.sendall(_HTTP2)
+        try: answer = connection.recv(9)
+        except TimeoutError: answer = b''
+        if answer[3:4] != b'\x04': raise ValueError('another service answers there')   # 4: its settings
 
 def start_ray(
     address:str|None=None,   # HOST:PORT, or `auto` for one that runs here; None: RAY_ADDRESS, else one of our own

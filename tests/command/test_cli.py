@@ -44,9 +44,16 @@ def test_help_shows_every_square_bracket(monkeypatch, capsys):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_command_that_is_stopped_says_so_from_its_first_moment(tmp_path, number):
     "What a scheduler sends comes while torch is still being imported"
-    code = f'import os; from paligemma_vqa.command import cli, terminal; cli.app.command("wait")(terminal.checked(lambda: os.kill(os.getpid(), {int(number)}))); cli.main()'
-    done = subprocess.run([sys.executable, '-c', code, 'wait'], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 130 and done.stderr == 'Error: stopped; what was finished is kept.\n', done.stderr
+    def after(lines):
+        code = f'import os; from paligemma_vqa.command import cli, terminal\ndef stop(): os.kill(os.getpid(), {int(number)})\n{lines}\ncli.main()'
+        done = subprocess.run([sys.executable, '-c', code, 'wait'], capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stderr
+    said = 130, 'Error: stopped; what was finished is kept.\n'
+    assert after('cli.app.command("wait")(terminal.checked(stop))') == said
+    # before typer calls it; and a library that makes an error of its own of it
+    assert after('cli.app.callback()(stop)\ncli.app.command("wait")(lambda: None)') == said
+    library = 'def read():\n    try: stop()\n    except BaseException: raise ValueError("the data set could not be made")'
+    assert after(f'{library}\ncli.app.command("wait")(terminal.checked(read))') == said
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
 "`train` as a scheduler runs it: one line begins a run, goes on with it after a signal, and lengthens it"
-import json, signal, subprocess, time
+import json, os, signal, subprocess, sys, time
 
 import pytest
 from small_dataset import make_folder
@@ -14,6 +14,53 @@ def data(tmp_path_factory): return make_folder(tmp_path_factory.mktemp("it's") /
 
 
 def facts(folder): return json.loads((folder / 'run.json').read_text())
+
+
+WRITING = '''
+import os, signal, sys, threading
+from transformers import TrainerControl
+from paligemma_vqa.training.progress import StopOnSignal
+stop, control = StopOnSignal(), TrainerControl()
+with stop.listening():
+    print('writing', flush=True)
+    sys.stderr.write('x' * 200_000)
+    sys.stderr.flush()
+    stop.on_step_end(None, None, control)
+print(control.should_save)
+'''
+
+
+def test_a_signal_in_the_middle_of_a_line_is_heard():
+    "Python refuses to write a line within another: the progress bar of a terminal that is slow, or that nobody reads"
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+    process = subprocess.Popen([sys.executable, '-c', WRITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == 'writing\n'
+    time.sleep(.5)   # the pipe is full, and the process waits for somebody to read
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(.5)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, 'True\n') and error.strip('x') == 'SIGUSR1: saving after this update. Ctrl-C again to stop at once.\n', error[-2000:]
+
+
+TOGETHER = '''
+import sys
+from torch import distributed
+from transformers import TrainerControl
+from paligemma_vqa.training.progress import StopOnSignal
+distributed.init_process_group('gloo', init_method=f'file://{sys.argv[1]}', rank=int(sys.argv[2]), world_size=2)
+stop, control = StopOnSignal(), TrainerControl()
+stop.on_step_end(None, None, control)
+first = control.should_training_stop
+if sys.argv[2] == '1': stop.received = 'SIGTERM'
+stop.on_step_end(None, None, control)
+print(first, control.should_training_stop, control.should_save)
+'''
+
+
+def test_processes_that_train_together_stop_after_the_same_update(tmp_path):
+    "A signal reaches one of them a moment before the other, or only one"
+    both = [subprocess.Popen([sys.executable, '-c', TOGETHER, tmp_path / 'meeting', str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    assert [process.communicate(timeout=100)[0] for process in both] == ['False True True\n'] * 2
 
 
 @pytest.mark.slow

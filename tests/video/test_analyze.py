@@ -217,7 +217,7 @@ def test_doubtful_frames_of_a_folder_of_videos_are_what_the_labeling_tool_opens(
     for day in (1, 2): make_video(tmp_path / f'videos/day {day}/case.mp4', plan_scene(day, duration_s=4), 64)
     (tmp_path / 'data/images').mkdir(parents=True)
     Image.new('RGB', (64, 64)).save(tmp_path / 'data/images/before.jpg')
-    command = [sys.executable, '-c', 'from paligemma_vqa.command.cli import main; main()', 'video', '--video_path', tmp_path / 'videos', '--model', 'tiny',
+    command = [sys.executable, '-c', 'from paligemma_vqa.command.program import main; main()', 'video', '--video_path', tmp_path / 'videos', '--model', 'tiny',
                '--output', tmp_path / 'out', '--fps', '2', '--to-label', tmp_path / 'data', '--budget', '5', '--json']
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ | dict(HF_HUB_OFFLINE='1'))
     assert done.returncode == 0, done.stderr
