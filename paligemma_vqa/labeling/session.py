@@ -199,7 +199,8 @@ class _Begun(Whereabouts):
         self.model = (LaterPredictor(predictor, self.schema) if isinstance(predictor, (str, Path))
                       else check_names(predictor, self.schema))
         self.suggestions = None if predictor is None else Prepared(
-            lambda items: self.model.predict([str(store.image_path(item)) for item in items]), keep=200_000, batch=8, known=known,
+            lambda items: self.model.predict([str(store.image_path(item)) for item in items]), keep=200_000, batch=8,
+            known=known,
             on_ready=lambda: suggestions_came(self), on_error=lambda error: model_failed(self, error))
         self.use_queue(queue or ('asked' if asked(self) else 'time'))
         ask_about_intervals(self)

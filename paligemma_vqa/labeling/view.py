@@ -92,7 +92,8 @@ def rows_html(session:LabelingSession) -> str:
     # who said what is of interest where they differ
     rows = [dict(event=event, index=row, color=color, ink=ink(color), key=state['keys'].get(f'event {row}', ''),
                  is_active=row == session.row,
-                 is_open=event in state['open'], is_held=event in state['annotation'], differs=event in differing, has_share=found is not None,
+                 is_open=event in state['open'], is_held=event in state['annotation'],
+                 differs=event in differing, has_share=found is not None,
                  **_side(session, row, state, found),
                  cells=[_cell(session, row, code, state, found, said if event in differing else {})
                    for code in range(len(schema.phases) + 1)])
