@@ -290,7 +290,8 @@ function render({ model, el }) {
   function greet() {                                    // whoever is not writing elsewhere can use the keys at once
     if (isOver) return;
     const at = document.activeElement, notebook = root.closest('.jp-Notebook, .jp-NotebookPanel');
-    const isFree = at === document.body || (notebook?.contains(at) && !at.matches(TEXT_FIELD) && !at.closest('.cm-editor'));
+    const editor = at.closest('.cm-editor'), isUnwritten = editor && !editor.querySelector('.cm-content')?.textContent.trim();   // a cell that Shift+Enter has made
+    const isFree = at === document.body || (notebook?.contains(at) && (isUnwritten || !at.matches(TEXT_FIELD) && !editor));
     if (isFree) takeFocus();
     if (hasFocus()) bringIntoSight();
   }

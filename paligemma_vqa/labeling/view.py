@@ -132,7 +132,7 @@ def timeline_html(session:LabelingSession, bins:int=300) -> str:
     # between two of these nobody has looked: the spans there are only held
     known = sorted({-1, width, *(i for i, _ in marked)})
     here, run = places[session.item], [places[item] for item in (session.run[0], session.run[-1])]
-    return fill('timeline', lanes=_lanes(session), last=count - 1, has_names=len(session.schema.events) <= 12,
+    return fill('timeline', lanes=_lanes(session), last=count - 1, has_names=len(session.schema.events) <= 9,
                 veils=[_at(a + 1, b, width) for a, b in zip(known, known[1:]) if b > a + 1],
                 marks=[dict(status=status, style=_at(i, i + 1, width)) for i, status in marked],
                 selected=_at(run[0], run[1] + 1, count) if session.anchor else '', here=_at(here, here + 1, count))

@@ -167,7 +167,8 @@ class LabelingTool(widgets.VBox):
 
     def _ipython_display_(self):
         from IPython.display import HTML, display
-        display(self._repr_mimebundle_(), raw=True)
+        name = Path(self._opening['folder']).resolve().name
+        display(self._repr_mimebundle_() | {'text/plain': f'LabelingTool of {name}'}, raw=True)
         # seen when the browser finds no tool: after a reload without its kernel, or in another tab
         display(HTML(LOST))
 
