@@ -61,7 +61,7 @@ def use_lines(
 
 def read_line(line:bytes):
     "What is in a line of JSON; `ValueError` when nothing is, or half a character that could not be written again"
-    try: entry = json.loads(line.decode())
+    try: entry = json.loads(line.removeprefix(b'\xef\xbb\xbf').decode())   # an editor's mark at the start of a file
     except RecursionError: raise ValueError('too deep') from None
     if b'\\ud' in line or b'\\uD' in line: json.dumps(entry, ensure_ascii=False).encode()
     return entry
@@ -99,19 +99,21 @@ def mended(
     raw:bytes,         # A journal as it is
     copy:bytes,        # What was acknowledged; its end may be torn, it is not forced to the disk
 ) -> bytes|None:       # None: nothing is missing
-    "The journal with every line that was acknowledged, and those that others have added"
+    "The journal with every line that was acknowledged, in its order, and those that others have added"
     if raw.startswith(copy): return None
-    present, known, restored = set(raw.split(b'\n')), {}, []
-    for line in copy.split(b'\n')[:-1]:
+    known, there = _whole_lines(copy), _whole_lines(raw)
+    if [pair for pair in there.items() if pair[0] in known] == [*known.items()]: return None
+    return b''.join(line + b'\n' for line in {**known, **{key: line for key, line in there.items() if key not in known}}.values())
+
+def _whole_lines(content:bytes) -> dict[str|bytes, bytes]:
+    "The entries by their `id`, each as it is when it comes first; lines that are none are kept with the file"
+    found = {}
+    for line in content.split(b'\n')[:-1]:
         try: entry = read_line(line)
         except ValueError: continue
-        if isinstance(entry, dict): known[entry.get('id', line)] = line
-    if all(line in present for line in known.values()): return None
-    for line in raw.split(b'\n')[:-1]:
-        try: entry = read_line(line)
-        except ValueError: continue   # it is kept with the rest of the file
-        if (entry.get('id', line) if isinstance(entry, dict) else line) not in known: restored.append(line)
-    return b''.join(line + b'\n' for line in [*known.values(), *restored])
+        name = entry.get('id') if isinstance(entry, dict) else None
+        found.setdefault(name if isinstance(name, str) else line, line)
+    return found
 
 def read_mended(path:str|Path) -> tuple[bytes, bytes|None]:
     "The bytes of a journal, and what they should be when somebody has taken something out of them"

@@ -17,17 +17,18 @@ from ..media.images import PICTURE_SUFFIXES
 from ..schema import VQAError
 
 # %% ../../nbs/2_dataset/02_pictures.ipynb #77cc283e
-_NAME = re.compile(r'(?:images/)?(?:(?P<folder>.+)/)?(?:(?P<video>[^/]+)_)?(?P<frame>\d{1,18})(?:\.[^./]*)?')
-
 def split_name(
     image:str,  # Path of a picture inside the dataset folder, with slashes
 ) -> tuple[str|None, int|None]:
     """Video and frame from a picture's name, `<video>_<frame>.jpg` or `<video>/<frame>.jpg`; `(None, None)` for a
     lone picture"""
-    match = _NAME.fullmatch(image)
-    if not match or not (match['video'] or match['folder']): return None, None
-    # The folder belongs to the name: `case1/frame_0001.jpg` and `case2/frame_0001.jpg` are two videos.
-    return '/'.join(part for part in (match['folder'], match['video']) if part), int(match['frame'])
+    folder, _, name = image.removeprefix('images/').rpartition('/')
+    for stem in (name, name[:name.rfind('.')]) if '.' in name else (name,):
+        video, bar, frame = stem.rpartition('_')
+        if frame.isdecimal() and len(frame) <= 18 and bool(video) == bool(bar) and (video or folder):
+            # The folder belongs to the name: `case1/frame_0001.jpg` and `case2/frame_0001.jpg` are two videos.
+            return f'{folder}/{video}' if folder and video else folder or video, int(frame)
+    return None, None
 
 # %% ../../nbs/2_dataset/02_pictures.ipynb #bdca7987
 def check_image_path(image) -> str|None:

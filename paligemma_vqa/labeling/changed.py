@@ -98,7 +98,7 @@ def time_after(store:OpenFolder, items:Iterable[str]) -> str:
 
 def append(store:OpenFolder, entry:dict) -> dict:
     "Write an entry with who, when and under which schema; `VQAError` when it did not reach the disk"
-    who = dict(id=uuid.uuid4().hex[:12], time=now(), annotator=store.annotator, schema=store.schema.fingerprint)
+    who = dict(id=uuid.uuid4().hex[:16], time=now(), annotator=store.annotator, schema=store.schema.fingerprint)
     entry = who | entry
     if store.journal: store.journal.append(entry)
     return entry
@@ -314,7 +314,7 @@ def _repeat(store, name, stack):
         if not stack: return None
         items = {item: inverse(changes) if name == 'undo' else changes for item, changes in stack[-1]['items'].items()}
         ends = {'ends': stack[-1]['ends']} if 'ends' in stack[-1] else {}
-        entry = dict(do=name, of=stack[-1]['id'], source='human', time=time_after(store, items), items=items)
+        entry = dict(do=name, of=stack[-1].get('id'), source='human', time=time_after(store, items), items=items)
         entry = append(store, entry | ends)
         store.ledger.apply(entry)
         return Change(entry['id'], name, tuple(items), 'human', entry['time'])

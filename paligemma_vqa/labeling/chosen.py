@@ -27,10 +27,12 @@ def read_settings(folder:str|Path) -> dict:
     "The questions and the answer format that were chosen for a folder; what is not one of these is left out"
     return _believed(read_json(settings_path(folder)))
 
+def _is_question(text) -> bool: return isinstance(text, str) and text != '' and '<' not in text   # a token of the model's
+
 def _believed(found) -> dict:
     if not isinstance(found, dict): return {}
     questions, answer_format = found.get('questions'), found.get('answer_format')
-    is_list = isinstance(questions, list) and questions and all(isinstance(text, str) and text for text in questions)
+    is_list = isinstance(questions, list) and questions and all(map(_is_question, questions))
     is_format = isinstance(answer_format, str)
     return ({'questions': questions} if is_list else {}) | ({'answer_format': answer_format} if is_format else {})
 

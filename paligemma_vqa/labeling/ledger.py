@@ -8,9 +8,9 @@ __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'FIELDS', 'BESIDE', 'ItemState', 'Change
            'settler_of', 'finished', 'choose', 'final_annotation', 'records_of', 'digest', 'mark_of']
 
 # %% ../../nbs/1_label/01_ledger.ipynb #ab6d6fa5
-import hashlib, json, re
+import hashlib, json, marshal, re
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -102,8 +102,9 @@ _PLAIN = re.compile(r'\w[\w -]*(/\w[\w -]*)*(\.\w+)?').fullmatch
 # %% ../../nbs/1_label/01_ledger.ipynb #e70f7910
 def wrong_entry(
     entry,               # Whatever a line of JSON held
-    # Pictures whose paths were looked at before; grows. A long journal names the same ones again and again
-    known:set[str],
+    # Paths of pictures and, as bytes, changes that were looked at before; grows. A long journal has the same ones
+    # again and again
+    known:set[str|bytes],
 ) -> str|None:           # None: nothing is
     "What is wrong with an entry of a journal"
     if not isinstance(entry, dict): return 'the line is not a JSON object'
@@ -114,11 +115,14 @@ def wrong_entry(
     if not _TIME(entry['time']): return 'the time is none'
     if not isinstance(entry['items'], dict): return 'the "items" are no JSON object'
     if not isinstance(entry.get('ends', []), list): return 'the "ends" are no list'
+    if not isinstance(entry.get('id', ''), str): return 'the "id" is not a text'
     for item, changes in entry['items'].items():
         if item not in known:   # most names are plain, and need no closer look
             if not _PLAIN(item) and (complaint := check_image_path(item)): return complaint
             known.add(item)
+        if (said := marshal.dumps(changes, 2)) in known: continue
         if complaint := _wrong_change(changes): return complaint
+        if len(said) < 400: known.add(said)   # what is longer is said once
 
 # %% ../../nbs/1_label/01_ledger.ipynb #96ae0b8d
 class Keys:
@@ -129,12 +133,12 @@ class Keys:
     ):
         self.place = place
         self.at:dict[str, dict[str, str]] = {}     # picture → event → phase or `ENDS`
-        self.names:dict[str, set[str]] = {}        # every event that was ever used, with its phases
+        self.names:dict[str, set[str]] = defaultdict(set)   # every event that was ever used, with its phases
         self._tracks:dict[str, dict[str, list]]|None = None
 
     def set(self, item:str, event:str, phase:str|None) -> None:
         "Set a key, or (None) take it away"
-        keys = self.at.setdefault(item, {})
+        if (keys := self.at.get(item)) is None: keys = self.at[item] = {}
         if self._tracks is not None and (phase is None) != (event not in keys):
             video, place = self.place(item)
             if video is not None:
@@ -144,7 +148,7 @@ class Keys:
         if phase is None: keys.pop(event, None)
         else:
             keys[event] = phase
-            self.names.setdefault(event, set()).add(phase)
+            self.names[event].add(phase)
 
     def tracks(self, video:str) -> dict[str, list[tuple]]:
         "Per event the places in a video at which it has a key, in order"
@@ -181,6 +185,7 @@ class Ledger(Keys):
         self.counts:Counter[str] = Counter()       # how many pictures have each of these
         # the pictures marked for a second look, as keys, in the order of marking
         self.flagged:dict[str, bool] = {}
+        self.read:set[tuple[str, str]] = set()     # the entries that were read, by `id` and time
         self.undoable, self.redoable = deque(maxlen=undo_depth), deque(maxlen=undo_depth)
 
     def apply(self, entry:dict) -> None:
@@ -190,17 +195,21 @@ class Ledger(Keys):
 
     def noted(self, entry:dict) -> None:
         "An entry whose changes were made already: its time, and what can be undone now"
-        ends = entry.get('ends', ())
+        ends, labeled = entry.get('ends', ()), []
         for item, changes in entry['items'].items():
             # what is said of this picture stays the same
-            if changes.keys() - BESIDE == {'events'} and item in ends: continue
-            if changes.keys() - BESIDE: self.fields.setdefault(item, {})['time'] = entry['time']
-            if 'settled' in changes: self.fields.setdefault(item, {})['settled_at'] = entry['time']
+            if item in ends and changes.keys() - BESIDE == {'events'} or changes.keys() <= BESIDE: continue
+            fields = self.fields.setdefault(item, {})
+            fields['time'] = entry['time']
+            if 'settled' in changes: fields['settled_at'] = entry['time']
+            labeled.append(item)
         if entry['do'] == 'undo':
             if self.undoable: self.redoable.append(self.undoable.pop())
         elif entry['do'] == 'redo':
             if self.redoable: self.undoable.append(self.redoable.pop())
-        elif entry['do'] != 'import':  # bringing in what was labeled elsewhere is not a step of this annotator
+        elif entry['do'] == 'import':  # no step of this annotator; taking back an older one would take it back as well
+            for stack in self.undoable, self.redoable: _leave_out(stack, set(labeled))
+        else:
             self.undoable.append(entry)
             self.redoable.clear()
 
@@ -227,6 +236,12 @@ class Ledger(Keys):
     def _flag(self, item, is_flagged):
         if is_flagged: self.flagged[item] = True
         else: self.flagged.pop(item, None)
+
+def _leave_out(steps, pictures):
+    "Make steps to be about other pictures only; one that was about these alone is none any more"
+    for step in [steps.popleft() for _ in range(len(steps))]:
+        kept = {item: changes for item, changes in step['items'].items() if item not in pictures}
+        if kept: steps.append(step if len(kept) == len(step['items']) else step | {'items': kept})
 
 # %% ../../nbs/1_label/01_ledger.ipynb #bfbd84e5
 def phase_at(ledger:Keys, item:str, event:str, inherited:bool=False) -> str|None:

@@ -28,6 +28,16 @@ def at(folder, name='anna'): return folder/f'labels/{name}.jsonl'
 def answers(folder): return {record.image: SCHEMA.parse(record.answer) for record in read_records(folder)}
 def backups(folder): return b'\n'.join(path.read_bytes() for path in (folder/'labels').glob('*.bak'))
 
+def _pretty(content):
+    try: return b''.join(json.dumps(json.loads(line), indent=1).encode() + b'\n' for line in content.splitlines())
+    except ValueError: return content     # junk is in it by now
+
+# What editors and shells make of a file without meaning to change it
+OTHERWISE = {'CRLF': lambda content: content.replace(b'\n', b'\r\n'), 'BOM': lambda content: b'\xef\xbb\xbf' + content,
+             'reversed': lambda content: b''.join(reversed(content.splitlines(keepends=True))), 'no line end': bytes.rstrip,
+             'twice': lambda content: content + content, 'pretty': _pretty,
+             'UTF-16': lambda content: content.decode('utf-8', 'replace').encode('utf-16')}
+
 @pytest.fixture
 def folder(tmp_path): return make_folder(tmp_path/'data')
 
@@ -220,7 +230,12 @@ class OutsideMachine(RuleBasedStateMachine):
         content = at(self.folder).read_bytes() if at(self.folder).exists() else b''
         self.put(at(self.folder), content.replace(b'"1"', b'"3"', 1 + number % 3), None)
 
-    @rule(junk=st.sampled_from([b'{"note":"hi"}\n', b'[]\n', b'7\n', b'{"time":"2026","do":"x","items":{"/etc/passwd":{"A":1}}}\n', b'\x00\x00\n', b'{"id": "to']))
+    @rule(how=st.sampled_from(['CRLF', 'BOM', 'reversed', 'no line end', 'twice', 'pretty', 'UTF-16']), journal=st.booleans(), when=times)
+    def writes_in_another_way(self, how, journal, when):
+        path = at(self.folder) if journal else self.folder/LABELS
+        if path.exists(): self.put(path, OTHERWISE[how](path.read_bytes()), when)
+
+    @rule(junk=st.sampled_from([b'{"note":"hi"}\n', b'{"id":["x"],"time":"2026","do":"set","items":{}}\n', b'[]\n', b'7\n', b'{"time":"2026","do":"x","items":{"/etc/passwd":{"A":1}}}\n', b'\x00\x00\n', b'{"id": "to']))
     def adds_junk_to_a_journal(self, junk):
         with open(at(self.folder), 'ab') as file: file.write(junk)
 
@@ -359,6 +374,33 @@ def test_a_line_that_is_no_entry_is_told_and_everything_else_opens(folder, forei
         store.accept(FRAMES[1], {'B': '1'})
     assert foreign in at(folder, journal).read_text()
 
+@pytest.mark.parametrize('how', [*OTHERWISE, 'id is a list', 'no id'])
+@pytest.mark.parametrize('with_copy', [True, False])
+def test_a_journal_that_is_written_in_another_way_takes_no_label_back(folder, how, with_copy):
+    "The first line was changed by the last one; where the order is lost, or the line cannot be read, the copy has it"
+    with LabelStore(folder, 'anna') as store:
+        for phase in '123': store.accept(FRAMES[0], {'A': phase})
+    otherwise = OTHERWISE | {'id is a list': lambda content: re.sub(rb'"id":("[^"]+")', rb'"id":[\1]', content),
+                             'no id': lambda content: re.sub(rb'"id":"[^"]+",', b'', content)}
+    at(folder).write_bytes(otherwise[how](at(folder).read_bytes()))
+    if not with_copy: (folder/'labels/.anna.copy').unlink()
+    for name in 'bert', 'anna', 'anna':
+        with LabelStore(folder, name) as store:
+            if with_copy or how in ('CRLF', 'BOM', 'twice', 'no id'): assert store.annotation_of('anna', FRAMES[0]) == {'A': '3'}
+            else: assert how == 'reversed' or store.notices or store.annotation_of('anna', FRAMES[0]) is not None
+            if name == 'anna': store.undo(), store.redo()
+
+def test_two_journals_of_one_annotator_put_one_after_the_other_take_nothing_back(folder):
+    "`cat laptop.jsonl desktop.jsonl`: both begin with the same entries, which count once"
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[0], {'A': '1'})
+    common = at(folder).read_bytes()
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[0], {'A': '2'})
+    with open(at(folder), 'ab') as file: file.write(common)
+    for _ in range(2):
+        with LabelStore(folder, 'anna') as store:
+            assert store.annotation(FRAMES[0]) == {'A': '2'} and 'the entry is there twice' in store.notices[0]
+    assert answers(folder) == {FRAMES[0]: {'A': '2'}}
+
 def test_a_conflicted_copy_is_no_annotator(folder):
     with LabelStore(folder, 'anna') as store: store.accept(FRAMES[0], {'A': '1'})
     for name in 'anna (conflicted copy 2026-03-01)', 'anna-LAPTOP': shutil.copy(at(folder), at(folder, name))
@@ -444,6 +486,7 @@ REWRITTEN = {
     './ before paths': lambda content: written(values | {'image': './' + values['image']} for values in lines_of(content)),
     'double slashes': lambda content: content.replace(b'images/', b'images//'),
     'no line end': lambda content: content.rstrip(),
+    'only what training reads': lambda content: written({key: values[key] for key in ('image', 'question', 'answer')} for values in lines_of(content)),
     'other times': lambda content: written(values | {'created_at': '2031-01-01'} for values in lines_of(content)),
 }
 
@@ -457,6 +500,31 @@ def test_the_same_labels_in_another_dress_are_no_change(folder, how):
             store.set(FRAMES[0], 'A', phase, hold='item')
         assert answers(folder) == {item: {'A': '1'} for item in FRAMES[1:5]} | {FRAMES[0]: {'A': phase}}
         assert len((folder/LABELS).read_text().splitlines()) == 5
+    assert {record.extra['annotator'] for record in read_records(folder)} == {'anna'}
+
+def test_undo_takes_nothing_back_that_came_from_outside_since(folder):
+    "The steps before go on without that picture, and a step about it alone is none any more"
+    with LabelStore(folder, 'anna') as store:
+        store.annotate(FRAMES[:2], {'A': '1'}, hold='item')
+        store.accept(FRAMES[1], {'A': '2'})
+    text = (folder/LABELS).read_text()
+    (folder/LABELS).write_text(text.replace('A in the 2', 'B in the 3'))
+    for _ in range(2):
+        with LabelStore(folder, 'anna') as store:
+            assert store.annotation(FRAMES[1]) == {'B': '3'}
+            if store.can_undo: assert FRAMES[1] not in store.undo().items
+            assert store.annotation(FRAMES[1]) == {'B': '3'} and store.annotation(FRAMES[2]) == {} and not store.can_undo
+    assert answers(folder) == {FRAMES[1]: {'B': '3'}}
+
+@pytest.mark.parametrize('extra', [dict(annotator=['x'], created_at={}), dict(source=7, annotator=None), dict(created_at=['2026'])])
+def test_a_line_whose_keys_are_of_another_kind(folder, extra):
+    "Also where there is no memory of what was written, and where a journal cannot be read"
+    with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[0], {'A': '1'})
+    for path in at(folder, 'bert'), folder/'labels/.bert.copy', folder/'labels/.exported': path.unlink()
+    at(folder, 'bert').mkdir()
+    with open(folder/LABELS, 'a') as file: file.write(json.dumps(json.loads(line(FRAMES[1], {'B': '1'}).to_json()) | extra) + '\n')
+    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[2], {'B': '2'})
+    assert answers(folder) == {FRAMES[0]: {'A': '1'}, FRAMES[1]: {'B': '1'}, FRAMES[2]: {'B': '2'}}
 
 @pytest.mark.parametrize('damage', [b'', b'\n \n', b'[1]\n', b'\x1f\x8b\x08junk', '{"a": 1}'.encode('utf-16')])
 def test_a_file_that_says_nothing_is_told_and_made_again(folder, damage):

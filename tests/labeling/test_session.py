@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from paligemma_vqa.labeling.agreement import disagreements
-from paligemma_vqa.labeling.commands import ACTIONS, ask_own, do, note
+from paligemma_vqa.labeling.commands import ACTIONS, ask_own, do, note, open_events
 from paligemma_vqa.dataset.extract import extract_frames
 from paligemma_vqa.labeling.playback import PLAYBACK
 from paligemma_vqa.labeling.schema_form import preview_html, typed_names
@@ -19,7 +19,7 @@ from paligemma_vqa.dataset.records import read_records
 from paligemma_vqa.labeling.ahead import Prepared, show_picture
 from paligemma_vqa.labeling.order import uncertain_first
 from paligemma_vqa.schema import EventSchema, VQAError
-from paligemma_vqa.labeling.session import QUEUES, LabelingSession
+from paligemma_vqa.labeling.session import QUEUES, LabelingSession, show
 from paligemma_vqa.labeling.store import LabelStore
 from paligemma_vqa.labeling.view import (agreement_html, filmstrip_html, header_html, rows_html, timeline_html,
                                          toolbar_html)
@@ -345,6 +345,46 @@ def test_review_settles_what_two_annotators_see_differently(tmp_path):
     session.close()
     answers = {record.frame_index: record.answer for record in read_records(tmp_path)}
     assert [answers[i] for i in range(6)] == [SCHEMA.render(annotation) for annotation in [{A: ONE}] * 4 + [{A: TWO}, {A: THREE, B: ONE}]]
+
+def test_a_reviewer_who_decides_one_event_leaves_the_others_as_they_are(tmp_path):
+    "What all say alike stays, what they differ on is open until it is decided, and nobody's picture is not settled"
+    make_folder(tmp_path, 6)
+    frames = [f'images/v_{i:06d}.jpg' for i in range(6)]
+    for name, said in ('ann', {A: ONE, B: TWO}), ('bob', {A: TWO, B: TWO}):
+        with LabelStore(tmp_path, name) as store:
+            store.accept(frames[0], said)
+            store.accept(frames[1], {A: THREE, B: THREE})
+            store.accept(frames[3], said | {B: said[A]})
+    session = make_session(tmp_path, 'carla', queue='review')
+    assert session.queue == [frames[0], frames[3]] and session.annotation() == {B: TWO}
+    press(session, 'confirm')
+    assert 'not decided' in session.message and session.store.settled(frames[0]) is None
+    press(session, 'set 0 3')
+    assert session.store.settled(frames[0]) == {A: THREE, B: TWO}
+    show(session, frames[1])
+    press(session, 'set 0 0')
+    assert session.store.settled(frames[1]) == {B: THREE}
+    show(session, frames[1])
+    press(session, 'select_forward', 'select_forward', 'set 0 1')         # over frame 2, which nobody has labeled
+    assert [session.store.settled(item) for item in frames[1:4]] == [{A: ONE, B: THREE}, None, None]
+    show(session, frames[3])
+    press(session, 'set 1 2')
+    assert session.store.settled(frames[3]) == {A: ONE, B: TWO}
+    press(session, 'undo')
+    assert session.store.settled(frames[3]) is None and open_events(session, frames[3]) == [B]
+    session.close()
+    assert {record.frame_index for record in read_records(tmp_path)} == {0, 1, 3}
+
+def test_a_phase_over_a_skipped_picture_and_a_finished_one_leaves_the_finished_one_finished(tmp_path):
+    make_folder(tmp_path, 3)
+    session = make_session(tmp_path)
+    press(session, 'nothing', 'skip', 'back', 'back', 'select_forward', 'set 0 1')
+    assert [session.status(item) for item in session.sequence] == ['done', 'todo', 'todo']
+    press(session, 'undo')
+    assert [session.status(item) for item in session.sequence] == ['done', 'skipped', 'todo']
+    press(session, 'unselect', 'last', 'set 0 1', 'skip', 'last', *[f'set {row} 0' for row in range(1, len(SCHEMA.events))])
+    assert session.status(session.sequence[2]) == 'done'                 # every event of it was said
+    session.close()
 
 
 # --- pictures and the tool
