@@ -103,7 +103,8 @@ def mended(
     if raw.startswith(copy): return None
     known, there = _whole_lines(copy), _whole_lines(raw)
     if [pair for pair in there.items() if pair[0] in known] == [*known.items()]: return None
-    return b''.join(line + b'\n' for line in {**known, **{key: line for key, line in there.items() if key not in known}}.values())
+    added = [line for key, line in there.items() if key not in known]
+    return b''.join(line + b'\n' for line in [*known.values(), *added])
 
 def _whole_lines(content:bytes) -> dict[str|bytes, bytes]:
     "The entries by their `id`, each as it is when it comes first; lines that are none are kept with the file"

@@ -27,7 +27,8 @@ def read_settings(folder:str|Path) -> dict:
     "The questions and the answer format that were chosen for a folder; what is not one of these is left out"
     return _believed(read_json(settings_path(folder)))
 
-def _is_question(text) -> bool: return isinstance(text, str) and text != '' and '<' not in text   # a token of the model's
+def _is_question(text) -> bool:
+    return isinstance(text, str) and text != '' and '<' not in text    # it would be read as a token of the model's
 
 def _believed(found) -> dict:
     if not isinstance(found, dict): return {}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'move', 'open_events', 'forward', 'back', 'go', 'review', 'first', 'last', 'unlabeled', 'changes',
            'next_change', 'previous_change', 'event', 'up', 'down', 'select', 'select_to', 'stretch', 'unselect',
-           'write', 'noted', 'is_review', 'annotate', 'set_phase', 'phase', 'step_phase', 'finish', 'confirm',
+           'write', 'noted', 'is_review', 'annotate', 'set_phase', 'decide', 'phase', 'step_phase', 'finish', 'confirm',
            'nothing', 'same', 'skip', 'flag', 'flag_finished', 'leave_finished', 'note', 'interval', 'resume_intervals',
            'drop_intervals', 'edge', 'undo', 'redo', 'accept', 'take', 'hide', 'zoom', 'ask', 'ask_own', 'answer_in',
            'attempt', 'do']
@@ -15,7 +15,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from .session import LabelingSession, keep_intervals, labelers, pause, show, to_settle
+from .session import (LabelingSession, keep_intervals, labelers, pause, show, to_settle,
+                                             undecided)
 from ..schema import ANSWER_PREFIX, Annotation, VQAError
 
 # %% ../../nbs/1_label/08_commands.ipynb #523a1634
@@ -35,7 +36,7 @@ def open_events(session:LabelingSession, item:str|None=None) -> list[str]:
     "The events of a picture about which nobody has said anything at this very picture"
     item, store = item or session.item, session.store
     if session.status(item) == 'done' or store.settled(item) is not None: return []
-    return list(store.open_events(item))
+    return undecided(session, item) if session.queue_name == 'review' else list(store.open_events(item))
 
 def forward(session, count:int=1):
     order = session.order
@@ -169,19 +170,26 @@ def set_phase(session, row:int, phase:int):
     event, name = session.schema.events[row], session.schema.phases[phase - 1] if phase else None
     def change():
         run = session.run
+        session.store.set_status([item for item in run if session.status(item) == 'skipped'], 'todo')
         if any(is_review(session, item) for item in run):
-            for item in run:
-                kept = {e: p for e, p in session.annotation(item).items() if e != event}
-                session.store.settle(item, kept | ({event: name} if name else {}))
+            for item in reversed(run): decide(session, item, event, name)
         elif len(run) > 1: session.store.set_range(run[0], run[-1], event, name)
         else: session.store.set(run[0], event, name, hold=session.hold)
-    skipped = [item for item in session.run if session.status(item) == 'skipped']
-    is_new = write(session, f"{event} {name or 'not visible'}", change, status='todo' if skipped else '')
+    is_new = write(session, f"{event} {name or 'not visible'}", change)
     is_quiet = session.anchor is None and not session.message
     if is_new and name and session.hold != 'item' and not session.has_told_hold and is_quiet:
         session.has_told_hold = True
         session.say(f'{event} {name} holds in the frames that follow, until you change it (outlined there; the menu '
                     f'above says how far).')
+
+def decide(session, item:str, event:str, phase:str|None):
+    """Decide one event in a review. What is not said by all alike, and not decided yet, stays open: the picture is
+    settled with the last of it"""
+    if undecided(session, item):
+        session.store.set(item, event, phase, hold='item')
+        if session.store.status(item) == 'done' or undecided(session, item): return
+    kept = {other: held for other, held in session.annotation(item).items() if other != event}
+    session.store.settle(item, kept | ({event: phase} if phase else {}))
 
 def phase(session, phase:int): set_phase(session, session.row, phase)
 
@@ -203,7 +211,12 @@ def finish(session):
     else: forward(session)
 
 def confirm(session):
-    "The label is right as it is shown: the picture, or the run, is finished"
+    "The label is right as it is shown: the picture, or the run, is finished; in a review when every event is decided"
+    if session.queue_name == 'review':
+        for item in session.run:
+            if left := undecided(session, item):
+                return session.say(f'{Path(item).stem} is not decided: say what holds for {", ".join(left)} first, or '
+                                   'take the label of one of the annotators.')
     if session.hold == 'item' or any(is_review(session, item) for item in session.run):
         annotate(session, session.annotation, 'confirm')   # and stays, whatever is done before it
     else: write(session, 'confirm', lambda: None, status='done')

@@ -53,7 +53,8 @@ def one_writer(store:OpenFolder) -> Iterator[None]:
 def of_unread(store:OpenFolder) -> list[Record]:
     "The lines of those whose journal cannot be read now: they stay, since nobody can say that they are wrong"
     if not store.unread or not (store.folder/LABELS).exists(): return []
-    return [record for record in read_labels(store.folder/LABELS)[0] if str(record.extra.get('annotator')) in store.unread]
+    return [record for record in read_labels(store.folder/LABELS)[0]
+            if str(record.extra.get('annotator')) in store.unread]
 
 def _is_older(record:Record, other:Record|None) -> bool:
     return other is not None and str(record.extra.get('created_at', '')) < str(other.extra.get('created_at', ''))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATUSES', 'HOLDS', 'ENDS', 'FIELDS', 'BESIDE', 'ItemState', 'Change', 'Span', 'inverse', 'without_idle',
-           'wrong_entry', 'Keys', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'said_at',
+           'wrong_entry', 'Keys', 'Fields', 'Ledger', 'phase_at', 'annotation_at', 'status_of', 'is_said', 'said_at',
            'settler_of', 'finished', 'choose', 'final_annotation', 'records_of', 'digest', 'mark_of']
 
 # %% ../../nbs/1_label/01_ledger.ipynb #ab6d6fa5
@@ -171,13 +171,10 @@ class Keys:
         self._tracks = None
 
 # %% ../../nbs/1_label/01_ledger.ipynb #75b19eda
-BESIDE = {'flagged', 'dropped', 'note'}   # changes of these are not changes of the label
-
-class Ledger(Keys):
-    "What the entries of one journal fold to"
+class Fields(Keys):
+    "What is known about pictures beside the keys"
     def __init__(self,
         place:Callable[[str], tuple[str|None, tuple]],  # As in `Keys`
-        undo_depth:int=1000,                            # Actions that can be undone
     ):
         super().__init__(place)
         self.fields:dict[str, dict] = {}           # picture → note, source, settled, lines, said, dropped, time
@@ -185,8 +182,43 @@ class Ledger(Keys):
         self.counts:Counter[str] = Counter()       # how many pictures have each of these
         # the pictures marked for a second look, as keys, in the order of marking
         self.flagged:dict[str, bool] = {}
-        self.read:set[tuple[str, str]] = set()     # the entries that were read, by `id` and time
+
+    def change(self, item:str, changes:dict) -> None:
+        "Set a picture's keys and fields to the new values of `changes`"
+        for name, change in changes.items():
+            if name == 'events':
+                for event, pair in change.items(): self.set(item, event, pair[1])
+            elif name == 'status': self._set_status(item, *change)
+            elif name == 'flagged': self._flag(item, change[1])
+            elif change[1] is None: self.fields.get(item, {}).pop(name, None)
+            else: self.fields.setdefault(item, {})[name] = change[1]
+
+    def _set_status(self, item, old, status):
+        if 'flagged' in (old, status):   # written when a flag was a status, and took the place of what the picture was
+            self._flag(item, status == 'flagged')
+            if status in ('flagged', None): return
+        before = self.statuses.pop(item, None)
+        if before: self.counts[before] -= 1
+        if status in (None, 'todo'): return
+        self.statuses[item] = status
+        self.counts[status] += 1
+
+    def _flag(self, item, is_flagged):
+        if is_flagged: self.flagged[item] = True
+        else: self.flagged.pop(item, None)
+
+# %% ../../nbs/1_label/01_ledger.ipynb #8633c829
+BESIDE = {'flagged', 'dropped', 'note'}   # changes of these are not changes of the label
+
+class Ledger(Fields):
+    "What the entries of one journal fold to"
+    def __init__(self,
+        place:Callable[[str], tuple[str|None, tuple]],  # As in `Keys`
+        undo_depth:int=1000,                            # Actions that can be undone
+    ):
+        super().__init__(place)
         self.undoable, self.redoable = deque(maxlen=undo_depth), deque(maxlen=undo_depth)
+        self.read:set[tuple[str, str]] = set()     # the entries that were read, by `id` and time
 
     def apply(self, entry:dict) -> None:
         "Fold one entry of the journal in"
@@ -212,30 +244,6 @@ class Ledger(Keys):
         else:
             self.undoable.append(entry)
             self.redoable.clear()
-
-    def change(self, item:str, changes:dict) -> None:
-        "Set a picture's keys and fields to the new values of `changes`"
-        for name, change in changes.items():
-            if name == 'events':
-                for event, pair in change.items(): self.set(item, event, pair[1])
-            elif name == 'status': self._set_status(item, *change)
-            elif name == 'flagged': self._flag(item, change[1])
-            elif change[1] is None: self.fields.get(item, {}).pop(name, None)
-            else: self.fields.setdefault(item, {})[name] = change[1]
-
-    def _set_status(self, item, old, status):
-        if 'flagged' in (old, status):   # written when a flag was a status, and took the place of what the picture was
-            self._flag(item, status == 'flagged')
-            if status in ('flagged', None): return
-        before = self.statuses.pop(item, None)
-        if before: self.counts[before] -= 1
-        if status in (None, 'todo'): return
-        self.statuses[item] = status
-        self.counts[status] += 1
-
-    def _flag(self, item, is_flagged):
-        if is_flagged: self.flagged[item] = True
-        else: self.flagged.pop(item, None)
 
 def _leave_out(steps, pictures):
     "Make steps to be about other pictures only; one that was about these alone is none any more"

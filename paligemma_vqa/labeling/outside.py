@@ -321,5 +321,6 @@ def _first_aside(path, found) -> tuple[int, str]:
     for number, line in read_lines(path):
         try: said = parse_record(line)
         except VQAError: continue
-        if (said.image, said.question, said.answer) == (record.image, record.question, record.answer): return number, why
+        if all(getattr(said, key) == getattr(record, key) for key in ('image', 'question', 'answer')):
+            return number, why
     return 0, why

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUEUES', 'HOLD_TEXTS', 'Queue', 'LaterPredictor', 'check_names', 'Whereabouts', 'is_video', 'LabelingSession',
-           'pause', 'save', 'close', 'asked', 'use_queue', 'show', 'labelers', 'to_settle', 'look_ahead', 'rank',
-           'looking', 'suggestions_came', 'model_failed', 'read_intervals', 'keep_intervals', 'ask_about_intervals',
-           'look_for_new']
+           'pause', 'save', 'close', 'asked', 'use_queue', 'show', 'said_alike', 'undecided', 'labelers', 'to_settle',
+           'look_ahead', 'rank', 'looking', 'suggestions_came', 'model_failed', 'read_intervals', 'keep_intervals',
+           'ask_about_intervals', 'look_for_new']
 
 # %% ../../nbs/1_label/07_session.ipynb #a51e9281
 import json, random, threading
@@ -233,9 +233,13 @@ class LabelingSession(_Begun):
         use_queue(self, name)
 
     def annotation(self, item:str|None=None) -> Annotation:
-        "What holds at a picture (the one on screen): what was settled in a review, else this annotator's label"
-        settled = self.store.settled(item or self.item)
-        return self.store.annotation(item or self.item) if settled is None else settled
+        """What holds at a picture (the one on screen): what was settled in a review, else this annotator's label. In a
+        review who has not labeled it sees what all the others say alike"""
+        item, store = item or self.item, self.store
+        if (settled := store.settled(item)) is not None: return settled
+        own = store.annotation(item)
+        if self.queue_name != 'review' or self.status(item) == 'done': return own
+        return said_alike(store, item)[0] | {event: own[event] for event in store.state(item).said if event in own}
 
     def suggestion(self, item:str|None=None):
         "What the model says, when it has looked and is not hidden"
@@ -313,6 +317,21 @@ def show(session:LabelingSession, item:str, keep_run:bool=False) -> None:
     if item in session.differing and session.queue_name == 'review':
         session.row = session.schema.events.index(session.differing[item].events[0])   # what to decide is active
     look_ahead(session)
+
+def said_alike(store:LabelStore, item:str) -> tuple[Annotation, list[str]]:
+    """What all who finished a picture say of it, and the events on which they differ: every one where nobody has
+    finished it"""
+    finished = [store.annotation_of(name, item) for name in store.annotators]
+    labels = [label for label in finished if label is not None]
+    differing = [event for event in store.schema.events
+                 if not labels or len({label.get(event) for label in labels}) > 1]
+    return {event: phase for event, phase in (labels[0] if labels else {}).items() if event not in differing}, differing
+
+def undecided(session:LabelingSession, item:str) -> list[str]:
+    "The events that must be decided before what is on screen in a review is a whole statement about a picture"
+    store = session.store
+    if session.status(item) == 'done' or store.settled(item) is not None: return []
+    return [event for event in said_alike(store, item)[1] if event not in store.state(item).said]
 
 def labelers(session:LabelingSession) -> list[str]:
     "Whose labels are compared: all who have finished a picture, which a reviewer need not have"
