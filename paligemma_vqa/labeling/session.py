@@ -13,7 +13,7 @@ import json, random, threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..dataset.asked import QUEUE, read_queue, uncertainty
+from ..dataset.asked import QUEUE, read_queue
 from ..dataset.records import list_pictures
 from ..files import not_a_file, read_json, write_atomically
 from .agreement import disagreements
@@ -354,12 +354,15 @@ def rank(session:LabelingSession) -> None:
     order, store = session.order, session.store
     seen = order.items[:order.position + 1]
     watched, others, passed = set(order.watched), set(order.others), set(seen)
-    known = {item: found for item, found in session.suggestions.known().items() if item in watched}
+    everything = session.suggestions.known()
+    known = {item: found for item, found in everything.items() if item in watched}
     number = {item: i for i, item in enumerate(store.items) if item in known or item in others}
     if order.name == 'uncertain':
-        unsure = {number[item]: float(uncertainty(found.probabilities)) for item, found in known.items()}
-        ranked = uncertain_first(unsure, [number[item] for item in order.others if item not in known],
-                                 seed=session.seed)
+        labeled = [found.probabilities for item, found in everything.items()
+                   if item in session.statuses or item in passed]
+        ranked = uncertain_first({number[item]: found.probabilities for item, found in known.items()},
+                                 [number[item] for item in order.others if item not in known],
+                                 seed=session.seed, seen=labeled)
     else:
         human = {number[item]: store.annotation(item) for item in known}
         ranked = disagreeing_first(session.schema, human,
