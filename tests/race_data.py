@@ -1,9 +1,10 @@
 """Two labelled data sets that no base, preset or test of this package was made for, out of scikit-image's photographs.
 
-`things`: shapes, stripes, digits and rings come and go on a photograph under a moving camera.
+`things`: shapes, stripes, digits and rings come and go on a photograph under a moving camera,
+with another look each time.
 `changes`: two pictures of one place side by side; what was added, removed or moved on the right, and by how much.
 
-Forty short videos each, split by video. `python tests/race_data.py things FOLDER` writes one.
+Forty videos of 32 frames each, split by video. `python tests/race_data.py things FOLDER` writes one.
 """
 import argparse
 import sys
@@ -22,7 +23,7 @@ SCHEMAS = {'things': EventSchema(events=('shape', 'stripes', 'digit', 'ring'), p
            'changes': EventSchema(events=('added', 'removed', 'moved'), phases=('little', 'much'))}
 PHOTOGRAPHS = ('astronaut', 'brick', 'camera', 'chelsea', 'coffee', 'coins', 'grass', 'gravel', 'hubble_deep_field',
                'immunohistochemistry', 'moon', 'page', 'rocket', 'retina')
-VIDEOS, FRAMES, SIZE = 40, 16, 160
+VIDEOS, FRAMES, SIZE = 40, 32, 160
 
 
 def photograph(name):
@@ -67,30 +68,35 @@ def a_colour(rng):
                                                           rng.integers(170, 256)]]]), cv2.COLOR_HSV2RGB)[0, 0])
 
 
-def stretches(rng, events, phases, frames):
-    "[frames, events] codes: each event comes once or never, for some frames, in a phase that may grow once"
-    codes = np.zeros((frames, events), int)
+def come_and_go(rng, events, phases, frames):
+    """(codes, number of the appearance), each [frames, events]: an event is away for a while, then there for a while,
+    in a phase that may grow once"""
+    codes, numbers = np.zeros((2, frames, events), int)
     for event in range(events):
-        if rng.random() < .25: continue
-        start, length = rng.integers(frames - 3), rng.integers(4, frames)
-        phase, grows = rng.integers(1, phases + 1), rng.random() < .5
-        for t in range(start, min(frames, start + length)):
-            codes[t, event] = min(phases, phase + (grows and t >= start + length // 2))
-    return codes
+        start, number = int(rng.integers(0, 9)), 0
+        while start < frames:
+            stop, phase, grows = start + int(rng.integers(3, 8)), int(rng.integers(1, phases + 1)), rng.random() < .5
+            for t in range(start, min(frames, stop)):
+                codes[t, event] = min(phases, phase + (grows and t >= (start + stop) // 2))
+                numbers[t, event] = number
+            start, number = stop + int(rng.integers(2, 10)), number + 1
+    return codes, numbers
 
 
 def things_video(rng, picture, schema):
     "(codes, picture) of each frame"
-    codes = stretches(rng, len(schema.events), len(schema.phases), FRAMES)
+    codes, numbers = come_and_go(rng, len(schema.events), len(schema.phases), FRAMES)
     begin, end, side = rng.random(2), rng.random(2), int(rng.integers(200, 330))
     corners = rng.permutation([(.28, .28), (.28, .72), (.72, .28), (.72, .72)])
-    looks = [(a_colour(rng), int(rng.integers(100)), rng.normal(0, .02, 2)) for _ in schema.events]
+    looks = [[(a_colour(rng), int(rng.integers(100)), rng.normal(0, .02, 2)) for _ in range(FRAMES)]
+             for _ in schema.events]
     for t, now in enumerate(codes):
         share = t / (FRAMES - 1)
         frame = crop(picture, begin + share * (end - begin), side, SIZE)
-        for event, (phase, (colour, style, drift)) in enumerate(zip(now, looks)):
+        for event, phase in enumerate(now):
             if not phase: continue
-            centre = (np.array(corners[event]) + drift * t / 4 + rng.normal(0, .01, 2)) * SIZE
+            colour, style, drift = looks[event][numbers[t, event]]
+            centre = (np.array(corners[event]) + drift * (t % 8) / 4 + rng.normal(0, .01, 2)) * SIZE
             radius = (11, 19, 31)[phase - 1] * rng.uniform(.92, 1.08)
             draw(frame, schema.events[event], np.clip(centre, 34, SIZE - 34), radius, colour, style)
         yield now, frame
@@ -98,22 +104,26 @@ def things_video(rng, picture, schema):
 
 def changes_video(rng, picture, schema):
     "(codes, picture) of each frame; left the place as it was, right as it is, in slightly other light"
-    codes = stretches(rng, len(schema.events), len(schema.phases), FRAMES)
+    codes, numbers = come_and_go(rng, len(schema.events), len(schema.phases), FRAMES)
     begin, end, side = rng.random(2), rng.random(2), int(rng.integers(200, 330))
     spots = rng.permutation([(.25, .25), (.25, .75), (.75, .25), (.75, .75)]) * SIZE
-    looks = [(a_colour(rng), int(rng.integers(100)), str(rng.choice(['shape', 'ring', 'digit']))) for _ in range(4)]
-    way = rng.uniform(0, 2 * np.pi)
+    def look():
+        return (a_colour(rng), int(rng.integers(100)), str(rng.choice(['shape', 'ring', 'digit'])),
+                rng.uniform(0, 2 * np.pi))
+    looks = [[look() for _ in range(FRAMES)] for _ in schema.events]
     for t, now in enumerate(codes):
         place = crop(picture, begin + t / (FRAMES - 1) * (end - begin), side, SIZE)
-        before, after = place.copy(), np.clip(place * rng.uniform(.9, 1.1) + rng.normal(0, 2, place.shape), 0, 255).astype(np.uint8)
+        before, other_light = place.copy(), place * rng.uniform(.9, 1.1) + rng.normal(0, 2, place.shape)
+        after = np.clip(other_light, 0, 255).astype(np.uint8)
         def put(on, which, at, much):
-            colour, style, kind = looks[which]
+            colour, style, kind, _ = looks[which][numbers[t, which]]
             draw(on, kind, at, (13, 25)[much] * rng.uniform(.95, 1.05), colour, style)
         added, removed, moved = now
         if added: put(after, 0, spots[0], added - 1)
         if removed: put(before, 1, spots[1], removed - 1)
         put(before, 2, spots[2], 0)
-        put(after, 2, np.clip(spots[2] + (moved > 0) * (18, 45)[moved - 1] * np.array([np.cos(way), np.sin(way)]), 14, SIZE - 14), 0)
+        way, far = looks[2][numbers[t, 2]][-1], (moved > 0) * (18, 45)[moved - 1]
+        put(after, 2, np.clip(spots[2] + far * np.array([np.cos(way), np.sin(way)]), 14, SIZE - 14), 0)
         yield now, np.hstack([before, after])
 
 
