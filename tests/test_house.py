@@ -88,6 +88,21 @@ def test_public_names_of_version_0_1_are_importable_or_in_the_changelog(line):
     assert [name for name in names.split() if not hasattr(former, name) and f'`{module}.{name}`' not in changelog] == []
 
 
+def test_a_name_that_a_room_hands_out_means_one_thing():
+    "Nothing else of that name is made in another module. `evaluate` is the command that calls the function"
+    made, handed_out = {}, set()
+    for path in (ROOT / 'paligemma_vqa').rglob('[!_]*.py'):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef): names = [node.name]
+            for name in names: made.setdefault(name, set()).add(path.relative_to(ROOT).as_posix())
+    for path in (ROOT / 'paligemma_vqa').rglob('__init__.py'):
+        for names in re.findall(r"'[\w.]+': \[([^]]*)\]", path.read_text(encoding='utf-8')): handed_out |= set(re.findall(r"'(\w+)'", names))
+    assert len(handed_out) > 100
+    assert {name: sorted(made[name]) for name in handed_out - {'evaluate'} if len(made.get(name, ())) > 1} == {}
+
+
 EXPORTED = [(f'{room.folder.name}/{chapter.path.name}', cell.source) for room in house.rooms() for chapter in room.chapters
             for cell in nbformat.read(chapter.path, 4).cells if cell.cell_type == 'code' and cell.source.startswith('#| export')]
 

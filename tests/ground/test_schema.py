@@ -1,10 +1,9 @@
 """The schema's promises over names and annotations that nobody thought of."""
 import subprocess, sys
 
-import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from paligemma_vqa.schema import AnswerFormat, EventSchema, VQAError
+from paligemma_vqa.schema import EventSchema, VQAError
 
 name = st.one_of(
     st.text(st.characters(codec='utf-8', categories=['L', 'N', 'P', 'S', 'M', 'Zs']), min_size=1, max_size=8),
@@ -72,19 +71,6 @@ def test_whatever_comes_is_read_or_refused(text):
 def test_json_round_trip(schema):
     again = EventSchema.from_dict(schema.to_dict())
     assert again == schema and again.fingerprint == schema.fingerprint
-
-
-def test_a_format_that_cannot_be_read_back_is_refused():
-    glued = AnswerFormat(item='{event}x{phase}', separator=', ', nothing='none')
-    with pytest.raises(VQAError, match='cannot be read back'): EventSchema(answer_formats={'glued': glued})
-
-
-@pytest.mark.parametrize('odd', ['"events": ["A", NaN]', '"events": ["A", null]', '"phases": [1, 1e999]', '"events": [["A"]]', '"questions": ["x"]', '"questions": {"a": 5}', '"name": NaN',
-                                 '"answer_formats": {"a": {"item": 5, "separator": ", ", "nothing": "x"}}', '"answer_formats": {"a": {"item": "{event} {phase}", "separator": null, "nothing": "x"}}',
-                                 '"events": ["A"], "events": ["B"]'])
-def test_what_is_neither_a_name_nor_a_text_is_refused(odd, tmp_path):
-    (tmp_path / 'schema.json').write_text('{%s}' % odd)
-    with pytest.raises(VQAError, match='schema.json: '): EventSchema.load(tmp_path / 'schema.json')
 
 
 def test_importing_the_schema_is_light():
