@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_LOCKS', 'LEASE_S', 'read_journal', 'use_lines', 'read_line', 'lock_file', 'is_soft', 'copy_path', 'mended',
            'read_mended', 'owner_path', 'unusable', 'lock_journal', 'Journal', 'mend', 'put_tail_aside', 'open_copy',
-           'add_to_copy', 'check_place', 'roll_back']
+           'add_to_copy', 'check_ours', 'roll_back']
 
 # %% ../nbs/0_ground/03_journal.ipynb #28cf6014
 import errno, hashlib, json, os, socket, weakref
@@ -194,7 +194,7 @@ class Journal(_Opened):
     "Append JSON lines to one file, so that what `append` has accepted survives a crash, and other programs"
     def append(self, entry:dict) -> None:
         "Write one line and force it to the disk; on `VQAError` the file is as it was before"
-        check_place(self)
+        check_ours(self)
         try: line = json.dumps(entry, ensure_ascii=False, separators=(',', ':')).encode() + b'\n'
         except UnicodeEncodeError:
             raise VQAError('NOT saved: there is half a character in it', self.path, remedy='Take it out.') from None
@@ -268,7 +268,7 @@ def add_to_copy(journal:Journal, line:bytes) -> None:
     journal._copy = None
 
 # %% ../nbs/0_ground/03_journal.ipynb #7c2fc720
-def check_place(journal:Journal) -> None:
+def check_ours(journal:Journal) -> None:
     "`VQAError` unless the file that would be written is the one that is read, and as long as we left it"
     if journal.closed:
         raise VQAError('was closed, or opened again by a newer cell', journal.path, remedy='Use the newest one.')
