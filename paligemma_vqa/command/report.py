@@ -18,7 +18,7 @@ import numpy as np
 from .facts import cautions, data_facts, fact_rows, made_with, model_facts
 from .over_time import keep_smoothing, over_time, segments_of, smoothing_for
 from .page import COLUMNS, TITLES, gallery, page, remarks
-from .truth import truth_of, with_files
+from .truth import contradicted, contradiction, truth_of, with_files
 from ..dataset.leaks import find_leaks
 from ..dataset.records import Records
 from ..dataset.splits import SIDE_NAMES, read_splits
@@ -129,8 +129,10 @@ def evaluate(
         found, frames, other, choice = _measured(predictor, files, side, against, baselines, with_robustness,
                                                  batch_size)
         model, data = model_facts(predictor), data_facts(folder, side)
+        told, doubtful = cautions(model, data), contradicted(files, predictor.schema)
+        if doubtful: told.append(contradiction(doubtful))
         report = dict(version=2, split=side, data=str(folder), schema=predictor.schema.to_dict(), model=model,
-                      dataset=data, made_with=made_with(command), cautions=cautions(model, data), **found)
+                      dataset=data, made_with=made_with(command), cautions=told, **found)
         if choice:
             report['smoothing_kept'] = keep_smoothing(predictor, choice, data=data['fingerprint'],
                                                       at=report['made_with']['at'])

@@ -40,12 +40,13 @@ def answers_key(
     **settings,      # What else the results depend on, such as `bound`; anything that has a `repr`
 ) -> str:
     "16 hex digits for everything that a predictor's results depend on, but for the pictures"
-    model, version = getattr(predictor, 'model', None), 1
+    model, version = getattr(predictor, 'model', None), 2
     asked = predictor.schema.fingerprint, getattr(predictor, 'question', None), getattr(predictor, 'answer_format',
                                                                                         None)
     if (task := getattr(predictor, 'task', None)) and task.prefix != ANSWER_PREFIX: asked = *asked, task.prefix
-    facts = version, *asked, getattr(predictor, 'image_size',
-                                     None), model is not None and weights_digest(model), sorted(settings.items())
+    prompt = getattr(predictor, '_prefix', None)    # as tokens: another tokenizer spells the same question otherwise
+    facts = (version, *asked, getattr(predictor, 'image_size', None), model is not None and weights_digest(model),
+             prompt is not None and prompt.tolist(), sorted(settings.items()))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 # %% ../../nbs/4_answer/07_kept.ipynb #a25dc47b

@@ -15,6 +15,7 @@ from ..files import write_atomically
 from ..hints import pasteable
 from .base import base_fingerprint, has_soft_capping
 from .task import Task
+from .weights import finite_json
 from ..schema import ANSWER_PREFIX, EventSchema, VQAError
 
 # %% ../../nbs/0_ground/26_info.ipynb #67f5ef19
@@ -115,13 +116,9 @@ def _step(folder:Path) -> int:
 _KINDS = dict(base_model=str, base_fingerprint=str, image_size=int, soft_capping=bool, question=str, answer_format=str,
               prompt_prefix=str, mode=str, dataset_fingerprint=str, metrics=dict, told=list, smoothing=dict)
 
-def _finite(text:str) -> float:
-    if not math.isfinite(number := float(text)): raise ValueError(f'{text} is not a number')
-    return number
-
 def _read_info(folder:Path, cls) -> AdapterInfo:
     path = folder / INFO_FILE
-    try: values = json.loads(path.read_text(encoding='utf-8'), parse_constant=_finite, parse_float=_finite)
+    try: values = finite_json(path.read_text(encoding='utf-8'))
     except FileNotFoundError: raise _no_info(folder) from None
     except ValueError as error:      # of JSON, of UTF-8, or ours
         raise VQAError(f'not JSON ({error})', path, remedy='Copy the adapter again.') from None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .base import _quietly
-from .weights import check_finite
+from .weights import check_finite, finite_json
 from ..schema import VQAError
 
 # %% ../../nbs/0_ground/27_lora.ipynb #d7051cd8
@@ -54,11 +54,16 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
         raise VQAError('there is no adapter_model.safetensors', folder,
                        remedy='Only safetensors are loaded; save the adapter again.')
     try:
+        finite_json((folder / 'adapter_config.json').read_text(encoding='utf-8'))
         tensors = load_file(folder / 'adapter_model.safetensors')
-        return LoraConfig.from_pretrained(str(folder)), {current_key(key): value for key, value in tensors.items()}
+        config = LoraConfig.from_pretrained(str(folder))
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder,
                        remedy='Copy it again.') from error
+    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
+        raise VQAError(f'{len(whole)} tensors hold whole numbers, such as {whole[0]}: nearly all that was learned is gone',
+                       folder, remedy='Save the adapter again, in 16 or 32 bits.')
+    return config, {current_key(key): value for key, value in tensors.items()}
 
 def _mismatch(folder, missing, unexpected) -> VQAError:
     parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names,
@@ -82,6 +87,10 @@ def load_lora(
     config.target_modules, config.inference_mode, config.base_model_name_or_path = sorted(wanted), True, None
     try:
         with _quietly(): model = get_peft_model(model, config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise VQAError(f'the adapter cannot be put on a model ({str(error).splitlines()[0]:.150})',
+                       folder / 'adapter_config.json', remedy='Copy it again.') from error
+    try:
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         if expected.keys() != tensors.keys():
             raise _mismatch(folder, missing=expected.keys() - tensors.keys(),

@@ -35,6 +35,24 @@ def test_one_weight_that_is_not_a_number_is_refused(base, adapter, tmp_path, wro
         assert str(folder) in str(error.value) and error.value.exit_code == 1
 
 
+@pytest.mark.parametrize('kind', [torch.int8, torch.float8_e4m3fn])
+def test_an_adapter_in_eight_bits(adapter, tmp_path, kind):
+    shutil.copytree(adapter, folder := tmp_path / 'a')
+    tensors = {name: tensor.to(kind) for name, tensor in load_file(folder / 'adapter_model.safetensors').items()}
+    save_file(tensors, folder / 'adapter_model.safetensors')
+    if kind.is_floating_point: assert load_adapter(folder)
+    else:
+        with pytest.raises(VQAError, match='whole numbers'): load_adapter(folder)   # it would answer as the base does
+
+
+@pytest.mark.parametrize('setting', [dict(lora_alpha=float('nan')), dict(lora_alpha=None), dict(r=0), dict(r='8'), dict(alpha_pattern={'q_proj': float('inf')})], ids=str)
+def test_settings_of_an_adapter_that_cannot_be(adapter, tmp_path, setting):
+    shutil.copytree(adapter, folder := tmp_path / 'a')
+    path = folder / 'adapter_config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(VQAError, match='the adapter cannot be'): load_adapter(folder)
+
+
 def test_an_adapter_with_such_a_weight_is_not_saved(base, tmp_path):
     model = add_adapter(load_base(base)[0], AdapterConfig())
     info = AdapterInfo(schema=EventSchema(), **describe_base(model, base))
