@@ -9,7 +9,8 @@ __all__ = ['is_camera', 'open_source', 'VideoReader', 'video_info', 'read_frames
 # %% ../../nbs/0_ground/12_reading.ipynb #629eb341
 import logging, time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
+from itertools import dropwhile, islice
 from pathlib import Path
 
 import av, cv2
@@ -56,6 +57,25 @@ def open_source(source, **options) -> av.container.InputContainer:
     return (open_dicom(source, **options) if not is_address(source) and is_dicom(source)
             else open_recording(source, **options))
 
+# %% ../../nbs/0_ground/12_reading.ipynb #5f2c61aa
+_STRICT = dict(err_detect='explode')   # A decoder that fails where it would otherwise guess what damage left out
+
+def _state(source, track) -> tuple:
+    state = Path(source).stat()
+    return Path(source).resolve(), track, state.st_size, state.st_mtime_ns
+
+@lru_cache(maxsize=32)
+def _bears_strictness(path:Path, track:int|None, size:int, changed_ns:int) -> bool:
+    "Whether the first pictures come out of a strict decoder; some recorders break a rule in every picture"
+    with open_source(path) as container:
+        stream = choose_track(container, track, path)
+        stream.codec_context.options, stream.codec_context.thread_type = _STRICT, 'SLICE'
+        packets = dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
+        try:
+            for packet in islice(packets, 8): packet.decode()
+        except (av.FFmpegError, EOFError): return False
+    return True
+
 # %% ../../nbs/0_ground/12_reading.ipynb #01b69362
 class VideoReader:
     "The frames of a file, a folder of pictures, a camera (number) or an address (rtsp://, http://), in order"
@@ -86,6 +106,8 @@ class VideoReader:
             except VQAError: self._container.close(); raise
             # Several frames at once in several threads is faster, but each then waits for the others
             stream.codec_context.thread_type = 'SLICE' if low_delay else 'AUTO'
+            if not is_address(source) and _bears_strictness(*_state(source, track)):
+                stream.codec_context.options = _STRICT
             self._frames = pictures(self._container, stream, self._grid, self.losses, partial(_table, source, track),
                                     max_height)
 

@@ -139,3 +139,16 @@ def test_numbers_of_a_dicom_picture_mean_what_its_header_says(kind, tmp_path):
     dataset.save_as(tmp_path / 'a.dcm')
     frames = list(read_frames(tmp_path / 'a.dcm'))
     assert len(frames) == 4 and all(np.abs(frame.image.astype(int) - gray[frame.index][..., None]).max() <= 2 for frame in frames)
+
+
+@pytest.mark.parametrize('name', ['late_video.mp4', 'timelapse.mp4'])
+def test_what_is_joined_behind_an_index_is_told(name, tmp_path):
+    "FFmpeg stops where the first one ends; players show half of it, and so do we, but not in silence"
+    once, twice = CASES / name, tmp_path / name
+    twice.write_bytes(once.read_bytes() * 2)
+    with VideoReader(twice) as reader: count = sum(1 for _ in reader.moments())
+    assert count == len(everything(name)[0])
+    assert [loss.reason for loss in reader.losses] == [
+        f'another recording is joined behind it, at 50% of the file, and is not read: split the file at byte {once.stat().st_size}']
+    with VideoReader(twice, end_s=11) as reader: list(reader.moments())
+    assert not reader.losses   # whoever asks for a part does not miss the rest

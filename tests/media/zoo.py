@@ -122,9 +122,9 @@ def zeroed(begin, end):
         return content[:a] + bytes(b - a) + content[b:]
     return spoil
 def cut(share): return lambda content: content[:int(share * len(content))]
-def bits_flipped(count):
+def bits_flipped(count, seed=3):
     def spoil(content):
-        noisy, random = bytearray(content), np.random.default_rng(3)
+        noisy, random = bytearray(content), np.random.default_rng(seed)
         for at in random.integers(len(content) // 5, len(content), count): noisy[at] ^= 1 << int(random.integers(8))
         return bytes(noisy)
     return spoil
@@ -235,6 +235,7 @@ def _clocks():
     yield A('timelapse.mkv', PLAIN, rate='1/60', times=lambda number: 60.0 * number)
     part = dict(arguments=X264)
     yield A('joined.ts', make=joined(dict(part, count=25), dict(part, count=25, start=25)), by_ffprobe=False, is_quick=True)
+    yield A('joined.mkv', make=joined(dict(part, count=25), dict(part, count=25, start=25)), by_ffprobe=False)
     yield A('joined_late.ts', make=joined(dict(part, count=25, arguments=X264 + '-output_ts_offset 500'), dict(part, count=25, start=25)), by_ffprobe=False)
     yield A('joined_ahead.ts', make=joined(dict(part, count=25), dict(part, count=25, start=25, arguments=X264 + '-output_ts_offset 50000')), by_ffprobe=False)
     yield A('joined.mpg', make=joined(dict(count=25, arguments=MPEG2), dict(count=25, start=25, arguments=MPEG2)), by_ffprobe=False)
@@ -334,6 +335,12 @@ def _damaged():
     yield A('zeroed_bframes.avi', X264, spoil=zeroed(0.4, 0.45), **hurt)
     yield A('noise.ts', X264, spoil=bits_flipped(6), **hurt)
     yield A('noise.mp4', X264 + '-movflags faststart', spoil=bits_flipped(6), **hurt)
+    # A decoder that guesses paints over these, and says nothing
+    for seed in range(3): yield A(f'flipped{seed}.mp4', X264 + '-movflags faststart', spoil=bits_flipped(3, seed), **hurt, is_quick=not seed)
+    yield A('flipped.avi', '-c:v mjpeg -q:v 3 -pix_fmt yuvj422p', spoil=bits_flipped(3), **hurt)
+    # What lacks the pictures it needs never comes out
+    yield A('hole_hevc.mkv', '-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=12:pools=1 -pix_fmt yuv420p', spoil=hole(0.4, 0.5), **hurt)
+    yield A('hole_vp9.webm', '-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -b:v 1M', spoil=hole(0.4, 0.5), **hurt)
     yield A('begins_inside.ts', '-c:v libx264 -preset ultrafast -threads 1 -x264-params keyint=20:scenecut=0 -pix_fmt yuv420p',
             spoil=packets_missing(0.0, 0.25), times=None, **hurt)
     yield A('garbage_first.h264', PLAIN, spoil=lambda content: b'\x55' * 5000 + content, **hurt)
