@@ -6,7 +6,7 @@
 __all__ = ['LOOK_AHEAD', 'LOSS_GAP_S', 'WAIT_AT_START', 'Grid', 'planned', 'Loss', 'LossLedger', 'Decoder', 'go_to', 'pictures']
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #9ffda4ba
-import itertools
+import itertools, mmap, re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,6 +95,7 @@ class LossLedger:
     "Follows the pictures that are shown and writes down what lies between them"
     def __init__(self, losses:list[Loss], spacing_s:float, patience_s:float=0.0):
         self.losses, self.spacing_s, self.reason, self.last_s, self.first_s = losses, spacing_s, '', None, None
+        self._left_out = 0   # pictures since the last that was shown
         self._longest_s = max(LOSS_GAP_S, 3 * spacing_s) + patience_s
 
     def trouble(self, reason:str) -> None:
@@ -105,6 +106,15 @@ class LossLedger:
         "Note that a source began anew at `time_s`"
         self.losses.append(Loss(time_s, time_s, reason))
 
+    def leave_out(self) -> None:
+        "A picture that would be shown before one that was shown already"
+        self._left_out += 1
+        self.trouble('a picture out of order')
+
+    def _tell_left_out(self, time_s:float) -> None:
+        if self._left_out: self.restart(time_s, f'pictures out of order were left out: {self._left_out}')
+        self._left_out = 0
+
     def show(self, time_s:float, is_recovered:bool=True) -> None:
         "A whole picture; what is missing before it is lost"
         begin_s = self.first_s if self.last_s is None else self.last_s + self.spacing_s
@@ -112,6 +122,7 @@ class LossLedger:
             if self.reason: self.losses.append(Loss(begin_s, time_s, self.reason))
             elif time_s - begin_s > self._longest_s - self.spacing_s:
                 self.losses.append(Loss(begin_s, time_s, 'no pictures in the file'))
+        self._tell_left_out(time_s)
         if is_recovered: self.reason = ''
         self.last_s = time_s
 
@@ -121,6 +132,8 @@ class LossLedger:
         if end_s is None: end_s = first_s + self.spacing_s if self.reason else first_s
         slack_s = 0.5 * self.spacing_s if self.reason else max(4 * self.spacing_s, 0.5)
         if end_s - first_s > slack_s: self.losses.append(Loss(first_s, end_s, self.reason or 'the file ends early'))
+        elif self.reason and not self._left_out: self.restart(first_s, self.reason)   # whatever it cost
+        self._tell_left_out(first_s)
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #b08e88c9
 WAIT_AT_START = 600   # Packets; some formats do not mark their key frames
@@ -210,12 +223,13 @@ def _place(decoder:Decoder, frame, is_recovered=True) -> Iterator[tuple[int, flo
     elif frame.pts is not None and decoder.clock.has_showing_times:
         time_s = float(frame.pts * decoder.time_base) + decoder.shift_s
     else: time_s = 0.0 if last_s is None else last_s + decoder.clock.spacing_s
-    if last_s is not None and time_s <= last_s + 1e-9: return decoder.ledger.trouble('a picture out of order')
+    if last_s is not None and time_s <= last_s + 1e-9: return decoder.ledger.leave_out()
     if decoder.clock.has_showing_times:
         while decoder._times and decoder._times[0] < time_s - 1e-9:
             passed_s, decoder.shown = heappop(decoder._times), decoder.shown + 1
             if passed_s in decoder._skipped:
                 decoder._skipped.discard(passed_s); decoder.ledger.show(passed_s, is_recovered=False)
+            else: decoder.ledger.trouble('a picture did not come out')
         if decoder._times and decoder._times[0] < time_s + 1e-9: heappop(decoder._times)
     decoder._skipped.discard(time_s)
     index, decoder.shown = decoder.shown, decoder.shown + 1
@@ -289,7 +303,10 @@ def _decoded(container, stream, grid:Grid, ledger:LossLedger, clock:Clockwork, t
     while True:
         try: packet, is_wanted = next(plan)
         except StopIteration: break
-        except av.FFmpegError as error: ledger.trouble(f'reading stopped ({error.strerror})'); break
+        except av.FFmpegError as error:
+            ledger.trouble(f'reading stopped ({error.strerror})')
+            clock.is_over = True
+            break
         if not packet.packet.size and packet.packet.dts is None: break   # FFmpeg's sign for the end
         if ledger.first_s is None and not counted and not packet.packet.is_discard: ledger.first_s = packet.time_s
         yield from decoder.feed(packet, is_wanted)
@@ -318,10 +335,22 @@ def _from_the_start(container, stream, grid:Grid, losses, table) -> tuple[Clockw
     return clock, ledger, frames
 
 # %% ../../nbs/0_ground/09_decoding.ipynb #752ab1a3
+def _joined_at(path:str, begin:int) -> int:
+    "Where behind `begin` another recording of the same kind begins; -1 where none does"
+    with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        head = re.escape(content[:8]) if content[4:8] != b'ftyp' else rb'\0\0\0[\x08-\xff]ftyp[\w ]{4}'
+        found = re.compile(head, re.DOTALL).search(content, max(begin, 8))
+        return found.start() if found else -1
+
 def _rest_of(container, clock:Clockwork) -> str:
     """What is to be told when the last part of a file holds no packet of the track; nothing when it was not read to
     its end"""
-    if not clock.can_miss or not container.size or not clock.last_position: return ''
+    if not clock.is_over or not container.size or not clock.last_position: return ''
+    if container.name.startswith('file:') and not clock.can_restart or container.format.name == 'flv':
+        at = _joined_at(container.name.removeprefix('file:'), clock.last_position)
+        return '' if at < 0 else (f'another recording is joined behind it, at {at / container.size:.0%} of the file, '
+                                  f'and is not read: split the file at byte {at}')
+    if not clock.can_miss: return ''
     rest = 1 - clock.last_position / container.size
     if rest < 0.1 or container.size - clock.last_position < 2 * clock.largest: return ''
     return f'the last {rest:.0%} of the file hold no picture of this track; look at another one with --track'

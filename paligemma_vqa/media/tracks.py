@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'DICOM_SUFFIXES', 'RESTARTS', 'HOLES', 'WRAP', 'WITHOUT_SHOWING_TIMES', 'WITHOUT_FOR_H264',
-           'LONGEST_LEAP_S', 'LONGEST_DELAY_S', 'is_address', 'picture_tracks', 'choose_track', 'open_recording',
-           'Timed', 'has_showing_times', 'rate_of', 'origin_of', 'Clockwork', 'Clock', 'PacketTable', 'own_dts',
-           'table_of', 'has_index', 'clock_of', 'claimed_end_s', 'VideoInfo', 'pixel_aspect', 'is_high_definition',
-           'square_size']
+           'LATEST_START_S', 'LONGEST_LEAP_S', 'LONGEST_DELAY_S', 'is_address', 'picture_tracks', 'choose_track',
+           'open_recording', 'Timed', 'has_showing_times', 'rate_of', 'origin_of', 'Clockwork', 'Clock', 'PacketTable',
+           'own_dts', 'table_of', 'has_index', 'clock_of', 'claimed_end_s', 'VideoInfo', 'pixel_aspect',
+           'is_high_definition', 'square_size']
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #9cad8431
 import io, os, re
@@ -98,6 +98,7 @@ HOLES = ('mpegts', 'mpeg')           # Formats whose packets may be missing with
 WRAP = 2 ** 33                       # A transport stream's clock has 33 bits: 26 hours of 90,000 ticks a second
 WITHOUT_SHOWING_TIMES = ('avi', 'h264', 'hevc', 'm4v', 'mpegvideo', 'obu', 'av1', 'mjpeg', 'mxf')
 WITHOUT_FOR_H264 = ('asf',)          # Which has them, but not of the codecs that came later
+LATEST_START_S = 86400.0             # No picture comes so late after the beginning
 LONGEST_LEAP_S = 3600.0              # A clock that leaps further was set anew
 LONGEST_DELAY_S = 60.0               # No picture is shown so long after it was decoded
 
@@ -127,8 +128,10 @@ def rate_of(container, stream) -> float:
 def origin_of(container) -> float:
     "Seconds on the file's own clock that count as zero"
     # MP4 and Matroska start at zero and may show nothing at first; transport streams start at any number
-    is_from_zero = any(name in container.format.name for name in ('mp4', 'matroska')) or container.start_time is None
-    return 0.0 if is_from_zero else container.start_time / av.time_base
+    if container.start_time is None: return 0.0
+    start_s = container.start_time / av.time_base
+    is_from_zero = any(name in container.format.name for name in ('mp4', 'matroska'))
+    return 0.0 if is_from_zero and start_s < LATEST_START_S else start_s   # later, it is the time of day
 
 # %% ../../nbs/0_ground/08_tracks.ipynb #3a63157f
 def _listed(stream) -> dict[int, int]:
@@ -147,6 +150,7 @@ class Clockwork:
         self.has_showing_times = has_showing_times(container, stream)
         self.shift_s, self.newest_s, self._last_dts_s, self._count, self.wraps = -self.origin_s, None, None, 0, 0
         self._listed = _listed(stream) if container.format.name == 'avi' else {}
+        self.is_over = False            # The file holds no more
         self.last_position = self.largest = 0   # bytes: where the last packet began, and how long the longest was
         self._steps = deque(maxlen=8)   # between the last packets, to see whether the rate is regular
 
@@ -160,6 +164,7 @@ class Clockwork:
         "The packet with its time; to be called for each one, in order"
         if self.can_miss: _unwrap(self, packet)
         self.last_position, self.largest = packet.pos or self.last_position, max(self.largest, packet.size)
+        self.is_over = not packet.size and packet.dts is None   # FFmpeg's sign for the end
         dts, pts = packet.dts, packet.pts if self.has_showing_times else packet.dts
         if self._listed and packet.pos in self._listed: dts = pts = self._listed[packet.pos]
         dts_s = self._count * self.spacing_s + self.origin_s if dts is None and not self.has_showing_times else \
@@ -169,6 +174,8 @@ class Clockwork:
         if not self._count and not self.has_showing_times and dts_s < -self.shift_s: self.shift_s = -dts_s
         self._count += 1
         is_corrupt = packet.is_corrupt and not _is_at_restart(self, packet, following)
+        if is_corrupt and dts_s is not None and abs(dts_s - (self._last_dts_s or 0.0)) > LONGEST_LEAP_S:
+            dts_s = pts_s = None   # what it says of its time is damaged, too
         note, is_restart = _judge(self, is_corrupt, dts_s, pts_s)
         if dts_s is not None: self._last_dts_s = dts_s
         time_s = None if pts_s is None else pts_s + self.shift_s
@@ -222,7 +229,7 @@ def _judge(clock:Clockwork, is_corrupt, dts_s, pts_s) -> tuple[str, bool]:
     "What went wrong before this packet, and whether the recording's clock begins anew"
     if dts_s is None or clock._last_dts_s is None: return 'damaged in the file' if is_corrupt else '', False
     step_s = dts_s - clock._last_dts_s
-    is_back = step_s < -1e-6 if clock.can_restart else step_s < -1.0
+    is_back = step_s < (-1e-6 if clock.can_restart else -max(0.25, 4 * clock.spacing_s))
     if is_back or clock.can_restart and step_s > LONGEST_LEAP_S:
         clock.shift_s = clock.newest_s + clock.spacing_s - pts_s
         clock._steps.clear()
