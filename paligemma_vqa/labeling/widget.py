@@ -10,6 +10,7 @@ __all__ = ['PARTS', 'LOST', 'open_store', 'Screen', 'LabelingTool', 'take_schema
 # %% ../../nbs/1_label/10_widget.ipynb #4f4cbd9c
 import getpass, threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -344,7 +345,7 @@ def watch(tool:LabelingTool, every_s:float=5.0) -> None:
         while not over.wait(every_s):
             if (now := folders()) != seen:
                 seen = now
-                look_for_new(session)
+                with suppress(OSError): look_for_new(session)     # a drive that was pulled out may come back
                 tool.refresh()
     threading.Thread(target=look, name='new pictures', daemon=True).start()
 
