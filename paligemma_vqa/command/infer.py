@@ -15,8 +15,8 @@ import typer
 from tqdm import tqdm
 
 from .elsewhere import Labels, Schema, predictor_for
-from .terminal import (Adapter, BatchSize, Compile, Device, Dtype, Json, Model, Quantization,
-                                            say, say_json)
+from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, say,
+                                            say_json)
 from ..hints import pasteable
 from ..schema import VQAError
 
@@ -72,11 +72,13 @@ def _draw(prediction, path:Path) -> None:
     prediction.show().savefig(path)
 
 # %% ../../nbs/9_command/09_infer.ipynb #b2bbb227
-def _check(image_path:Path, save_dir:Path|None, prompt:str|None, valid_mass:bool, task:Path|None=None) -> None:
+def _check(image_path:Path, save_dir:Path|None, prompt:str|None, valid_mass:bool, task:Path|None=None,
+           batch_size:int|None=None, compile:bool=False) -> None:
     "`VQAError` when the options do not fit each other"
     if not image_path.exists(): raise VQAError('no such file or folder', image_path, remedy='Check --image_path.')
-    if prompt and (save_dir or valid_mass):
-        raise VQAError('--prompt gives free text, for which --save_dir and --valid_mass mean nothing',
+    given = {'--save-dir': save_dir, '--valid-mass': valid_mass, '--batch-size': batch_size, '--compile': compile}
+    if prompt and (idle := [name for name, value in given.items() if value]):
+        raise VQAError(f"--prompt gives free text, a picture at a time, for which {' and '.join(idle)} means nothing",
                        remedy='Leave out one or the other.')
     if prompt and task:
         raise VQAError('--prompt asks what it says, and --schema and --data say what else to ask',
@@ -101,11 +103,13 @@ def infer(
     valid_mass: Annotated[bool, typer.Option('--valid-mass',
                                              help='Also how probable it is that free text would be a valid answer; '
                                                   'low: the picture is unlike those of training.')] = False,
-    batch_size: BatchSize = 8, device: Device = None, dtype: Dtype = None, quantization: Quantization = None,
+    batch_size: Annotated[Optional[int], typer.Option('--batch-size', min=1, show_default=False,
+                                                      help='Pictures per forward pass. Default: 8.')] = None,
+    device: Device = None, dtype: Dtype = None, quantization: Quantization = None,
     compile: Compile = False, json_: Json = False,
 ):
     "Say which events a picture shows, in which phase, with probabilities."
-    _check(image_path, save_dir, prompt, valid_mass, schema or data)
+    _check(image_path, save_dir, prompt, valid_mass, schema or data, batch_size, compile)
     files, is_folder, failed = _pictures(image_path, save_dir), image_path.is_dir(), 0
     root = image_path if is_folder else image_path.parent
     drawings = drawing_names([path.relative_to(root).as_posix() for path in files])
@@ -115,7 +119,7 @@ def infer(
         kept = Path(save_dir or scratch)
         kept.mkdir(parents=True, exist_ok=True)
         if prompt: results = ((values, None) for values in _free_text(predictor, files, prompt))
-        else: results = _answers(predictor, files, root, kept, batch_size, valid_mass)
+        else: results = _answers(predictor, files, root, kept, batch_size or 8, valid_mass)
         for values, prediction in tqdm(results, total=len(files), disable=not is_folder or None, unit=' pictures'):
             if json_: say_json(values)
             elif 'error' in values: print(f"Error: {values['error']}", file=sys.stderr)

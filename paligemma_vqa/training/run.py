@@ -36,7 +36,7 @@ from ..model.task import TaskSurvey, survey_task
 from ..files import check_place
 from ..model.weights import saving
 from .runs import (CONFIG_FILE, FINISHED, Run, go_on_with, open_run, same_base, same_data,
-                                         write_facts)
+                                         same_start, write_facts)
 from ..schema import EventSchema, VQAError
 # The Trainer is imported where it is used: that takes seconds, which a command with a wrong option should not wait
 
@@ -287,6 +287,7 @@ def finetune(
     check_place(run_dir)
     # of several processes one looks
     run = open_run(run_dir, resume) if resume or os.environ.get('RANK', '0') == '0' else None
+    if run and start_from: same_start(run, start_from)
     config, changed = go_on_with(run, config) if run else (config or TrainingConfig(), {})
     data_dir = Path(data_dir if data_dir is not None else run.facts.get('data', '') if run else _no_data(run_dir))
     if done := _done_before(run, changed, data_dir): return done

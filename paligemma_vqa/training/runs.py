@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONFIG_FILE', 'RUN_FILE', 'FINISHED', 'CHANGEABLE', 'finite', 'write_facts', 'Run', 'read_run', 'open_run',
-           'go_on_with', 'same_data', 'same_base']
+           'go_on_with', 'same_data', 'same_base', 'same_start']
 
 # %% ../../nbs/3_train/08_runs.ipynb #f6e3514d
 import json, math
@@ -123,3 +123,12 @@ def same_base(
     if run.facts.get('base_fingerprint', fingerprint) != fingerprint:
         raise VQAError(f"the base '{run.config.base}' is not the one that the run began with", run.folder,
                        remedy='Put the old one back, or start a new run in another folder.')
+
+def same_start(
+    run:Run,
+    start_from:str|Path,  # The adapter that somebody wants to go on from
+) -> None:
+    "`VQAError` when the run began from another adapter, or from none: this one would be ignored"
+    if (began := run.facts.get('start_from')) != str(Path(start_from).resolve()):
+        raise VQAError(f"the run began from {began or 'a fresh adapter'}, not from {start_from}", run.folder,
+                       remedy='Leave --from out, or start a new run in another folder.')

@@ -47,12 +47,23 @@ def test_what_an_adapter_decides_cannot_be_asked_for(trained, tmp_path):
     fails(*begin, '--set', 'lora-rank=2', says=['lora_rank is 2, and 16 in the adapter'])
     fails(*begin, '--model', 'google/paligemma2-3b-pt-448', says=['base is google/paligemma2-3b-pt-448, and'])
     assert not (tmp_path / 'run').exists()
+    fails('train', '--output', trained / 'run', '--resume', '--from', trained / 'run/adapter', says=['the run began from a fresh adapter, not from'])
+
+
+@pytest.mark.parametrize('words, says', [
+    (('--mode', 'full', '--set', 'lora_rank=2'), 'lora_rank does nothing beside --mode full'), (('--set', 'mode=full', '--set', 'use-dora=true'), 'use_dora does nothing beside'),
+    (('--epochs', '3', '--set', 'max_steps=4'), 'epochs does nothing beside max_steps=4'), (('--folds', '3', '--push', 'me/mine'), 'Leave out --from and --push')])
+def test_a_setting_that_another_leaves_without_a_say(trained, tmp_path, words, says):
+    fails('train', '--data', trained / 'data', '--model', 'tiny', '--output', tmp_path / 'run', *words, says=[says])
+    assert not (tmp_path / 'run').exists()
 
 
 def test_of_pictures_and_videos(trained, bikes, tmp_path):
     adapter, picture = trained / 'run/adapter', next((trained / 'data/images').iterdir())
     ask, look = ['infer', '--image_path', picture], ['video', '--lora_path', adapter, '--output', tmp_path / 'out']
     fails(*ask, '--model', 'tiny', '--prompt', 'caption en', '--data', trained / 'data', says=['--prompt asks what it says'])
+    for option in (('--batch-size', '3'), ('--compile',), ('--valid-mass',), ('--save-dir', tmp_path / 'kept')):
+        fails(*ask, '--model', 'tiny', '--prompt', 'caption en', *option, says=[f'for which {option[0]} means nothing'])
     fails(*look, '--video_path', bikes, '--fit-to', trained / 'data', '--method', 'raw', says=['--fit-to does nothing with --method raw'])
     fails(*look, '--source', bikes, '--on-alert', 'cat', says=['--on-alert is called for alerts, and none is asked for'])
     done = run(*ask, '--lora_path', adapter, '--valid_mass')
