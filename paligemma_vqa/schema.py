@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 # %% ../nbs/0_ground/01_schema.ipynb #2b88d9d0
-_PASSWORD = re.compile(r'(://)[^/?#\s"\']*@')   # to the last @: a password may hold one
+# To the last @: a password may hold one. A `Path` has made one stroke of the two; `C:/` is no address
+_PASSWORD = re.compile(r'((?<=\w\w):/|://)[^/?#\s"\']*@')
 _SECRET = re.compile(r'([?&;](?:user|username|usr|login|pass|passwd|password|pwd|token|key|apikey|api_key|auth|secret'
                      r'|signature|sig)=)[^&;#\s"\']+', re.IGNORECASE)
 
@@ -34,8 +35,9 @@ class VQAError(Exception):
         remedy:str|None=None,      # What to do
         exit_code:int=2,           # What the command ends with: 2 = the input is wrong, 1 = the work failed
     ):
-        path = masked(path) if path is not None and '://' in str(path) else path
+        path = masked(path) if path is not None and ':/' in str(path) else path
         message = masked(message)   # whole, then shortened: a cell of a table can be as long as a book
+        remedy = remedy and masked(remedy)
         if len(message) > 2000: message = f'{message[:1000]} … {message[-900:]}'
         self.message, self.path, self.line, self.remedy, self.exit_code = message, path, line, remedy, exit_code
         super().__init__(str(self))

@@ -111,6 +111,9 @@ def check_adapter(folder:Path) -> Path:
 # %% ../../nbs/9_command/03_terminal.ipynb #4c159541
 def _check_path(path:Path) -> None:
     if '\0' in str(path): raise VQAError('the name holds a zero byte', repr(str(path)), remedy='Leave it out.')
+    if re.match(r'[A-Za-z][\w+.-]+:/', str(path)) and not path.exists():   # and no folder is made of its password
+        raise VQAError('is an address, not a path on this machine', path,
+                       remedy='Give a file or folder; a stream is watched with video --source.')
     try: path.resolve()
     except RuntimeError:
         raise VQAError('is a loop of symbolic links', path, remedy='Give the path of a file or folder.') from None

@@ -25,7 +25,7 @@ from ..dataset.splits import read_splits
 from ..hints import pasteable
 from .checkpoints import newest_whole
 from .features import FeatureCache
-from .fusing import compile_layers, keep_low_precision
+from .fusing import compile_layers, keep_low_precision, widen_trained
 from .augment import Augmentation
 from .card import write_model_card
 from ..model.adapter import add_adapter, describe_trainable, save_adapter
@@ -132,6 +132,7 @@ def _load(config:TrainingConfig, arguments, start_from:Path|None):
                                  device='cpu' if on_cpu else f'cuda:{PartialState().local_process_index}')
     model = add_adapter(model, config, seed=config.seed)
     if start_from is not None and config.mode != 'full': continue_adapter(model, start_from)
+    widen_trained(model)
     if low != torch.float32: keep_low_precision(model)
     if config.compile: compile_layers(model)
     return model, processor

@@ -172,3 +172,19 @@ def test_bad_command_lines_with_a_real_adapter(bad_lines, tmp_path, monkeypatch)
         if wrong := complaint(words, code, out, err) or (says not in err or code not in (1, 2) or out) and f'{code}: {err[-300:]}': found[shortened(words)] = wrong
     assert not found, '\n'.join(f'{words}\n    {wrong}' for words, wrong in found.items())
     assert not (tmp_path / 'runs').exists()
+
+
+def test_a_password_in_an_address_is_told_by_no_command(tmp_path, monkeypatch):
+    "Wherever it was typed: a `Path` makes one stroke of the two after rtsp, and it was printed"
+    monkeypatch.chdir(tmp_path)
+    address, lines = 'rtsp://ann:s3cr@et@camera/1', []
+    for name, command in COMMANDS.items():
+        if name in ('demo', 'doctor'): continue
+        needed = [parameter for parameter in command.params if parameter.required and not parameter.opts[0].startswith('--')]
+        lines += [[name, *[address] * len(needed), *(word for p in command.params if p.required and p not in needed for word in (p.opts[0], address))]]
+        for parameter, kind in ((parameter, str(get_type_hints(command.callback).get(parameter.name))) for parameter in command.params):
+            if parameter.opts[0].startswith('--') and 'Path' in kind: lines.append([*lines[-1][:1], *[tmp_path] * len(needed), parameter.opts[0], address])
+    for words in lines:
+        code, out, err = answer([str(word) for word in words] + ['--no-browser'] * (words[0] == 'label'))
+        assert 's3cr' not in out + err, (words, out, err)
+        assert not any('s3cr' in path.as_posix() for path in tmp_path.rglob('*')), words
