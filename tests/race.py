@@ -131,7 +131,7 @@ def script(race):
             some = pictures[start:start + 32]
             inputs = processor(images=some, text=['<image>' + race.schema.question()] * len(some), return_tensors='pt')
             inputs.pop('labels', None)
-            with torch.no_grad(): ids = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+            with torch.no_grad(): ids = model.generate(**inputs, max_new_tokens=96, do_sample=False)
             found += processor.batch_decode(ids[:, inputs['input_ids'].shape[1]:], skip_special_tokens=True)
         return found
     return answer
