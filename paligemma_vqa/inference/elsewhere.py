@@ -59,7 +59,7 @@ def try_task(
     logs = [math.log(max(one.valid_mass, 1e-9)) + one.log_probability for one in found]
     odd = min(range(len(found)), key=lambda i: found[i].valid_mass)
     has_events = any(one.annotation for one in found)
-    return Trial(task, found[odd].valid_mass, math.exp(sum(logs) / len(logs)), odd, has_events)
+    return Trial(task, found[odd].valid_mass, min(1., math.exp(sum(logs) / len(logs))), odd, has_events)
 
 # %% ../../nbs/4_answer/09_elsewhere.ipynb #f14846b9
 def try_tasks(
@@ -127,7 +127,7 @@ def _told(folder, trials:list[Trial], assumed:bool, task:Task|None) -> list[str]
                     '(for others give --schema FILE or --data DIR).')
     forms = {trial.task.answer_format for trial in trials}
     def named(trial): return trial.way + (f" and answers as '{trial.task.answer_format}'" if len(forms) > 1 else '')
-    tried = ', '.join(f'{named(trial)}: {trial.fit:.2f}' for trial in trials)
+    tried = ', '.join(f'{named(trial)}: {trial.fit:.2f}' for trial in trials if trial is best or trial.fit >= 0.005)
     if not best.has_events:
         told.append('No event shows in the pictures that were tried, so they cannot tell whether its events are these.')
     return told + [f'How probable its answers are when it is asked with {tried}. It is asked with {best.way}, '

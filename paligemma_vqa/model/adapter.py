@@ -175,8 +175,17 @@ def load_adapter(
     if not is_whole:
         model = load_lora(model, folder)
         # merging into four bits would round it away
-        if merge and quantization == 'none': model = model.merge_and_unload()
+        if merge and quantization == 'none' and not model.peft_config['default'].lora_bias:
+            model = model.merge_and_unload()
+        elif _changes_head(model):
+            raise VQAError('the adapter changes the head or the embedding, which is read only when it is merged',
+                           folder, remedy='Leave out quantization; an adapter trained with lora_bias cannot be merged.')
     return model.eval(), processor, info
+
+def _changes_head(model) -> bool:
+    "Whether an adapter that is not merged sits on the matrices that answers are computed with outside the model"
+    return any(hasattr(part, 'base_layer') or hasattr(part, 'original_module')
+               for part in (model.get_input_embeddings(), model.get_output_embeddings()))
 
 # %% ../../nbs/0_ground/22_adapter.ipynb #40b42c0b
 def _on(fact:bool) -> str: return 'on' if fact else 'off'

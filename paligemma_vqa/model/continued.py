@@ -12,8 +12,7 @@ from pathlib import Path
 from .adapter import AdapterConfig
 from .base import base_fingerprint
 from .info import AdapterInfo, adapter_folder
-from .lora import _mismatch, _read_lora
-from .weights import check_finite
+from .lora import _read_lora, load_lora
 from ..schema import VQAError
 
 # %% ../../nbs/0_ground/29_continued.ipynb #c5fa1783
@@ -41,18 +40,8 @@ def adapter_settings(
 
 # %% ../../nbs/0_ground/29_continued.ipynb #9d52ad74
 def continue_adapter(
-    model,                # From `add_adapter`, with the settings of `adapter_settings`
+    model,                # From `load_base`, with what `adapter_settings` says of it
     folder:str|Path,
-) -> None:
-    "Put the weights of the adapter in `folder` where `model` has fresh ones; `VQAError` unless all fit"
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-    folder = adapter_folder(folder)
-    _, tensors = _read_lora(folder)
-    check_finite(tensors.items(), folder)
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if expected.keys() != tensors.keys():
-        raise _mismatch(folder, missing=expected.keys() - tensors.keys(), unexpected=tensors.keys() - expected.keys())
-    try: set_peft_model_state_dict(model, tensors)
-    except RuntimeError as error:
-        raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})',
-                       folder) from None
+) -> 'PeftModel':
+    "`model` with the adapter in `folder`, whatever layers it sits on, ready to train on; `VQAError` unless all fits"
+    return load_lora(model, adapter_folder(folder), trainable=True)

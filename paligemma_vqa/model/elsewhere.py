@@ -50,6 +50,9 @@ def describe_elsewhere(
 ) -> AdapterInfo:
     "As `AdapterInfo` for our own; `VQAError` when the base is not known"
     folder, config = Path(folder), peft_config(folder)
+    if not config and (folder / 'adapter_model.safetensors').exists():
+        raise VQAError('there is no adapter_config.json beside the weights of the adapter', folder,
+                       remedy='Copy it too: it says where they belong.')
     if not config and base is None and not any((folder / name).exists() for name in _PROCESSOR):
         raise VQAError('this checkpoint has no processor', folder,
                        remedy='Say which model it was trained from, for its processor: --model NAME or FOLDER.')

@@ -87,7 +87,7 @@ def _of_hub(name:Path) -> Path:
                               '`hf auth login`.') from None
 
 # %% ../../nbs/0_ground/26_info.ipynb #38ea3f10
-WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin', 'model.safetensors', 'model.safetensors.index.json')
+WEIGHTS = ('adapter_model.safetensors', 'model.safetensors', 'model.safetensors.index.json')
 
 def is_from_elsewhere(
     folder:str|Path,
@@ -141,7 +141,10 @@ def _no_info(folder:Path) -> VQAError:
                         remedy=f'Run `{pasteable("infer", "--image-path", "PICTURES", "--lora-path", folder)}` once, '
                                'with --schema FILE or --data DIR unless its events are A to E: it finds out, and '
                                'remembers.')
-    inside = sorted(path.parent for path in folder.glob('checkpoint-*/*.safetensors'))
+    if pickled := sorted((*folder.glob('adapter_model*.bin'), *folder.glob('pytorch_model*.bin'))):
+        return VQAError(f'the weights are in {pickled[0].name}, which can run any code when it is opened', folder,
+                        remedy='Load it where you trust it, and save it as safetensors: model.save_pretrained(FOLDER).')
+    inside = sorted(path.parent for path in folder.glob('*/*.safetensors') if is_from_elsewhere(path.parent))
     return VQAError('this is not an adapter folder', folder, remedy=f'It should hold {INFO_FILE}.' if not inside else
                     f'There are checkpoints in it: give one, such as {max(inside, key=_step)}.')
 

@@ -7,6 +7,8 @@ __all__ = ['current_key', 'load_lora']
 
 # %% ../../nbs/0_ground/27_lora.ipynb #f62b7a1f
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,18 +38,36 @@ def _old_names(name:str) -> list[str]:
     earlier = later.removeprefix('model.').replace('language_model.', 'language_model.model.', 1)
     return [name, later, earlier]
 
+_KINDS = torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d   # of layers that LoRA sits on in a PaliGemma
+
 def _target_modules(model, config:'LoraConfig') -> set[str]:
-    "The linear layers that the adapter's own configuration asks for, under any of the names they have had"
-    targets = config.target_modules
+    "The layers that the adapter's own configuration asks for, as PEFT reads it, under any of the names they have had"
+    from peft.tuners.tuners_utils import check_target_module_exists as check
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, _KINDS)}
+    if str(config.target_modules).lower() == 'all-linear':   # but for the head
+        config = replace(config, target_modules={name for name, module in layers.items() if name != 'lm_head'
+                                                 and isinstance(module, torch.nn.Linear)})
     def is_target(name):
-        if isinstance(targets, str): return re.fullmatch(targets, name) is not None
-        return any(name == target or name.endswith(f'.{target}') for target in targets)
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-              and name != 'lm_head']
-    if targets == 'all-linear': return set(linear)
-    return {name for name in linear if any(is_target(old) for old in _old_names(name))}
+        found = [check(config, old) for old in _old_names(name)]
+        is_excluded = any(not one and one not in (None, False) for one in found)   # an object that is false
+        return any(found) and not is_excluded
+    return {name for name in layers if is_target(name)}
+
+def _by_place(pattern:dict, places:set[str]) -> dict:
+    "A rank or alpha for each layer that has its own, by the name of today"
+    from peft.utils.other import get_pattern_key
+    found = {place: next((pattern[key] for old in _old_names(place)
+                          if (key := get_pattern_key(pattern, old)) in pattern), None) for place in places}
+    return {re.escape(place): value for place, value in found.items() if value is not None}
 
 # %% ../../nbs/0_ground/27_lora.ipynb #f4c3d108
+def _check_kind(folder:Path, config) -> None:
+    "`VQAError` for what is not LoRA, or is LoRA that acts only behind certain words"
+    kind = getattr(config.peft_type, 'value', config.peft_type)
+    if kind == 'LORA' and not getattr(config, 'alora_invocation_tokens', None): return
+    raise VQAError(f"an adapter of the kind {'aLoRA' if kind == 'LORA' else kind}, and not LoRA", folder,
+                   remedy='Merge it into its base with PEFT (merge_and_unload), save that, and give its folder.')
+
 def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
     from peft import LoraConfig
     if not (folder / 'adapter_model.safetensors').exists():
@@ -57,6 +77,7 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
         finite_json((folder / 'adapter_config.json').read_text(encoding='utf-8'))
         tensors = load_file(folder / 'adapter_model.safetensors')
         config = LoraConfig.from_pretrained(str(folder))
+        _check_kind(folder, config)
     except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
         raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder,
                        remedy='Copy it again.') from error
@@ -65,6 +86,13 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
                        folder, remedy='Save the adapter again, in 16 or 32 bits.')
     return config, {current_key(key): value for key, value in tensors.items()}
 
+_TIED = {'lm_head', 'model.language_model.embed_tokens'}   # one matrix, unless an adapter changes only one of them
+
+def _untie(model) -> None:
+    "Give the head a matrix of its own, so that what is added to it is not added to the embedding as well"
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone(), requires_grad=False)
+    for config in (model.config, model.config.text_config): config.tie_word_embeddings = False
+
 def _mismatch(folder, missing, unexpected) -> VQAError:
     parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names,
              what in ((missing, 'missing'), (unexpected, 'unexpected')) if names]
@@ -72,9 +100,20 @@ def _mismatch(folder, missing, unexpected) -> VQAError:
                     remedy='Nothing was loaded; use the base it was trained on.')
 
 # %% ../../nbs/0_ground/27_lora.ipynb #1f9bb56f
+_EMBEDDING = re.compile(r'\.(lm_head|embed_tokens)(\.base_layer)?\.weight')
+
+def _load_embeddings(model, tensors:dict, expected:Iterable[str]) -> dict:
+    "Put the matrix of the base that PEFT saves with an adapter on it where it belongs; the tensors that are left"
+    whole = {key: value for key, value in tensors.items() if key not in expected and _EMBEDDING.search(key)}
+    model.load_state_dict(whole, strict=False)
+    taken = {key for key, value in model.state_dict().items()
+             if key in whole and torch.equal(value, whole[key].to(value))}
+    return {key: value for key, value in tensors.items() if key not in taken}
+
 def load_lora(
     model,             # From `load_base`
     folder:str|Path,   # With PEFT's two files
+    trainable:bool=False,
 ) -> 'PeftModel':
     "`model` with the LoRA adapter in `folder`, all of it; `VQAError` otherwise"
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -84,7 +123,11 @@ def load_lora(
     wanted = _target_modules(model, config)
     stored = {re.sub(r'^base_model\.model\.|\.lora_.*$', '', key) for key in tensors if '.lora_' in key}
     if wanted != stored: raise _mismatch(folder, missing=wanted - stored, unexpected=stored - wanted)
-    config.target_modules, config.inference_mode, config.base_model_name_or_path = sorted(wanted), True, None
+    if wanted & _TIED: _untie(model)
+    config = replace(config, target_modules=sorted(wanted), exclude_modules=None, layers_to_transform=None,
+                     layers_pattern=None, rank_pattern=_by_place(config.rank_pattern, wanted),
+                     alpha_pattern=_by_place(config.alpha_pattern, wanted), inference_mode=not trainable,
+                     base_model_name_or_path=None)
     try:
         with _quietly(): model = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError) as error:
@@ -92,6 +135,7 @@ def load_lora(
                        folder / 'adapter_config.json', remedy='Copy it again.') from error
     try:
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tensors = _load_embeddings(model, tensors, expected)
         if expected.keys() != tensors.keys():
             raise _mismatch(folder, missing=expected.keys() - tensors.keys(),
                             unexpected=tensors.keys() - expected.keys())
@@ -99,4 +143,4 @@ def load_lora(
     except RuntimeError as error:
         raise VQAError(f'the adapter does not fit this base ({str(error).splitlines()[-1].strip():.200})',
                        folder) from None
-    return model.eval()
+    return model if trainable else model.eval()

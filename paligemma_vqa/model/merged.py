@@ -64,6 +64,11 @@ def chat_template(
             "<image>{{ words.said or " + question + " }}")
 
 # %% ../../nbs/0_ground/30_merged.ipynb #7ab6ba96
+def _say_whether_tied(model) -> None:
+    "A head that an adapter made differ from the embedding is saved too, and loaded"
+    is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    for config in (model.config, model.config.text_config): config.tie_word_embeddings = is_tied
+
 def merge_adapter(
     folder:str|Path,            # An adapter, or a run that holds one
     out_folder:str|Path,        # New
@@ -75,6 +80,10 @@ def merge_adapter(
     if out_folder.exists() and any(out_folder.iterdir()):
         raise VQAError('the folder is not empty', out_folder, remedy='Choose another.')
     model, processor, info = load_adapter(folder, base, dtype=dtype, device='cpu', quantization='none')
+    if hasattr(model, 'peft_config'):
+        raise VQAError('an adapter with biases of its own (lora_bias) cannot be merged', folder,
+                       remedy='Use it as it is, beside its base.')
+    _say_whether_tied(model)
     partial = out_folder.with_name(f'{out_folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     check_finite(model.named_parameters(), folder)

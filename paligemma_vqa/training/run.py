@@ -130,8 +130,8 @@ def _load(config:TrainingConfig, arguments, start_from:Path|None):
                                  quantization='nf4' if config.mode == 'qlora' else None,
                                  soft_capping=config.soft_capping, attention=config.attention, training=True,
                                  device='cpu' if on_cpu else f'cuda:{PartialState().local_process_index}')
-    model = add_adapter(model, config, seed=config.seed)
-    if start_from is not None and config.mode != 'full': continue_adapter(model, start_from)
+    if start_from is None or config.mode == 'full': model = add_adapter(model, config, seed=config.seed)
+    else: model = continue_adapter(model, start_from)
     widen_trained(model)
     if low != torch.float32: keep_low_precision(model)
     if config.compile: compile_layers(model)

@@ -80,6 +80,14 @@ UNDERSTOOD = {
     'None in both columns': ('image,event,phase\na_000030.jpg,None,None\na_000040.jpg,A,2\n', 'x.csv', {FIRST: {}, 'a_000040': A2}),
     'the index of pandas': ('Unnamed: 0,image,A\n0,a_000030.jpg,2\n', 'x.csv', {FIRST: A2}),
     'an index with gaps': (',image,A\n5,a_000030.jpg,2\n9,a_000040.jpg,3\n', 'x.csv', {FIRST: A2, 'a_000040': {'A': '3'}}),
+    'several events and their phases in two cells': ('image,event,phase\na_000030.jpg,"A,B","2,3"\na_000040.jpg,C;D,1\n', 'x.csv', {FIRST: {'A': '2', 'B': '3'}, 'a_000040': {'C': '1', 'D': '1'}}),
+    'several in one cell with a plus': ('image,labels\na_000030.jpg,A: 2 + B: 3\n', 'x.csv', {FIRST: {'A': '2', 'B': '3'}}),
+    'German': ('Bild;Ereignis;Phase;Bemerkung\na_000030.jpg;A;2,0;gut\na_000040.jpg;keine;;\n', 'x.csv', {FIRST: A2, 'a_000040': {}}, SCHEMA, 'cp1252'),
+    'French': ('fichier;événement;étape\na_000030.jpg;A;2\n', 'x.csv', {FIRST: A2}, SCHEMA, 'utf-16'),
+    'Spanish, one column an event': ('imagen,bleeding,smoke\na_000030.jpg,sí,no\n', 'x.csv', {FIRST: {'bleeding': 'present'}}, SEEN),
+    'ja and nein': ('filepath,A 2,B 1\nimages/a_000030.jpg,ja,nein\n', 'x.csv', {FIRST: A2}),
+    'phase2': ('image_id,label,phase\na_000030,A,phase2\n', 'x.csv', {FIRST: A2}),
+    'two events in one interval': ('video,event,phase,t_start,t_end\nop1,A;B,1,00:00:01,3\n', 'x.csv', {name: value and value | {'B': '1'} for name, value in HELD.items()}),
     'names without suffix': ('image,A\na_000030,2\n', 'x.csv', {FIRST: A2}),
     'a table of BORIS 8': (TABULAR + 'o\top1.mp4\t\tA\t\t1\tSTART\t1.0\t\no\top1.mp4\t\tA\t\t1\tSTOP\t3.0\t\n', 'x.tsv', HELD),
     # COCO and CVAT
@@ -87,6 +95,8 @@ UNDERSTOOD = {
     'a phase that is a number': (coco(dict(image_id=30, category_id=2, attributes={'stage': 3, 'occluded': False})), 'x.json', {FIRST: {'B': '3'}, 'a_000040': {}}),
     'captions': (dict(images=[dict(id=1, file_name='a_000030.jpg')], annotations=[dict(id=1, image_id=1, caption='A: 2')]), 'x.json', {FIRST: A2}),
     'the attribute that is called phase': (cvat(tag('A', grade=1, phase=2)), 'x.xml', {FIRST: A2}),
+    'a picture that was deleted in CVAT': ('<annotations><image id="0" name="a_000030.jpg" deleted="1"/><image id="1" name="a_000040.jpg">' + tag('A: 2') + '</image></annotations>', 'x.xml', {'a_000040': A2}),
+    'a bitmask': ([task(30, result('mask', 'bitmasklabels', ['A: 2'], 'r'))], 'x.json', {FIRST: A2}),
     # Questions and answers
     'places before the name': (line(prefix='detect A', suffix='<loc0100><loc0200><loc0300><loc0400> A 2'), 'x.jsonl', {FIRST: A2}),
     'talk after the answer': (json.dumps(dict(images=['a_000030.jpg'], messages=turns('<image>Which?', SENTENCE, 'Is it bad?', 'No.'))), 'x.jsonl', {FIRST: A2}),
@@ -107,8 +117,8 @@ UNDERSTOOD = {
 
 @pytest.mark.parametrize('case', UNDERSTOOD)
 def test_understood(folder, case):
-    content, name, expected, *schema = UNDERSTOOD[case]
-    assert said(folder, content, name, *schema) == expected
+    content, name, expected, *schema_and_encoding = UNDERSTOOD[case]
+    assert said(folder, content, name, *schema_and_encoding) == expected
 
 
 REFUSED = {
@@ -121,6 +131,8 @@ REFUSED = {
     'only points': ('video,event,phase,start,end\nop1,A,1,5,5\n', 'x.csv', '1 intervals of .op1. have no length'),
     'only points, ELAN': ('<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="op1.mp4"/></HEADER><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="1000"/></TIME_ORDER><TIER TIER_ID="A"><ANNOTATION>'
                           '<ALIGNABLE_ANNOTATION ANNOTATION_ID="1" TIME_SLOT_REF1="a" TIME_SLOT_REF2="a"><ANNOTATION_VALUE>1</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>', 'x.eaf', 'have no length'),
+    'two events and three phases': ('image,event,phase\na_000030.jpg,"A,B","1,2,3"\n', 'x.csv', 'names 2 events and .1,2,3. 3 phases'),
+    'annotations of other images': (coco(dict(image_id=99, category_id=1)), 'x.json', 'no annotation is about an image that is listed'),
     'no categories': (coco(categories=()), 'x.json', 'there are no categories'),
     'categories that are all unknown': (coco(dict(image_id=30, category_id=9), dict(image_id=40, category_id=8)), 'x.json', 'annotation 1 cannot be read'),
     'two phases among attributes': (cvat(tag('A', grade=1, severity=3)), 'x.xml', 'which attribute of .A. is the phase: grade 1, severity 3'),

@@ -71,6 +71,9 @@ def read_coco(source:Source) -> Iterator[Said]:
         image = str(entry.get('image_id')) if isinstance(entry, dict) else None
         if image not in files:
             source.leave_out(f"annotation {number} is about image {image}, which is not listed")
+            if number == len(entries) and not found:
+                raise VQAError('no annotation is about an image that is listed', source.path,
+                               remedy='The ids of images do not belong to these annotations: export both together.')
             continue
         try: said = _annotation(source, entry, by_id, files[image])
         except (KeyError, TypeError, AttributeError) as error:

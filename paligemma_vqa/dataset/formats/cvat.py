@@ -66,6 +66,7 @@ def read_cvat(source:Source) -> Iterator[Said]:
     "What a CVAT file says, without images and tracks that cannot be read; `VQAError` for unknown labels"
     root = read_xml(source, 'annotations', 'Export as "CVAT for images 1.1" or "CVAT for video 1.1".')
     for image in root.iter('image'):
+        if image.get('deleted', '0').lower() in ('1', 'true'): continue   # nobody labels those
         try: yield _from_image(source, image)
         except ValueError as error: source.leave_out(f"image {image.get('id')} cannot be read ({error})")
     if strange := {child.tag for child in root} - {'version', 'meta', 'image', 'track'}:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Meaning', 'ABSENT', 'NO_EVENT_WORDS', 'NONE', 'PRESENT', 'MAPPING_EXAMPLE', 'PHASE_NAMES', 'fold', 'loosely',
-           'is_none', 'is_nothing', 'read_mapping', 'Names', 'read_label', 'schema_from', 'read_answer', 'add',
-           'phase_among']
+           'is_none', 'is_nothing', 'read_mapping', 'Names', 'read_label', 'schema_from', 'pieces_of', 'read_answer',
+           'add', 'phase_among']
 
 # %% ../../../nbs/2_dataset/22_meaning.ipynb #ee54e114
 import ast, json, re
@@ -20,16 +20,20 @@ Meaning = tuple[str, str]|tuple[()]|None
 ABSENT = ()   # It is said that the event is absent, or that nothing is visible
 NO_EVENT_WORDS = {words(name) for name in ('none', 'nothing', 'no event', 'no events', 'no events are visible',
                                     'nothing is visible', 'nothing visible', 'negative', '无', '没有', '无事件',
-                                    '没有事件')}   # Of a whole picture
-NONE = NO_EVENT_WORDS | {words(name) for name in ('no', 'n', 'absent', 'not visible', 'not present', 'false', '0', '否',
-                                           '不可见')} | {('✗',), ('✘',), ('×',)}   # Of one event
-PRESENT = {words(name) for name in ('present', 'visible', 'yes', 'y', 'true', 'x', '1', '有', '是', '可见')} | {
+                                    '没有事件', 'keine', 'nichts', 'keine ereignisse', 'rien', 'aucun', 'aucune',
+                                    'nada', 'ninguno', 'ninguna', 'niente', 'nessuno', 'なし')}   # Of a whole picture
+NONE = NO_EVENT_WORDS | {words(name) for name in ('no', 'n', 'absent', 'not visible', 'not present', 'false', '0',
+                                           '否', '不可见', 'nein', 'falsch', 'non', 'faux', 'não', 'falso', 'いいえ')} | {
+    ('✗',), ('✘',), ('×',)}   # Of one event
+PRESENT = {words(name) for name in ('present', 'visible', 'yes', 'y', 'true', 'x', '1', '有', '是', '可见',
+                                      'ja', 'wahr', 'oui', 'vrai', 'sí', 'si', 'sim', 'vero', 'はい')} | {
     ('✓',), ('✔',), ('√',)}
 _FILLERS = {'phase', 'phases', 'stage', 'event', 'events', 'in', 'the', 'is', 'at', '的', '阶段', '事件'}
 
 def fold(text:str) -> tuple[str, ...]:
-    "Words, without the signs that tools put between event and phase; `2.0` is `2`"
-    plain = re.sub(r'(?<![\d.])(\d+)\.0+(?![\d.])', r'\1', str(text))
+    "Words, without the signs that tools put between event and phase; `2.0` is `2`, and `phase2` is `phase 2`"
+    plain = re.sub(r'(?<![\d.,])(\d+)[.,]0+(?![\d.,])', r'\1', str(text))
+    plain = re.sub(r'\b(phase|stage)(?=\d)', r'\1 ', plain, flags=re.IGNORECASE)
     return words(re.sub(r'[:/|_()\[\]=>-]+', ' ', plain)) or words(str(text)) or (str(text),)
 
 def loosely(text:str) -> tuple[str, ...]:
@@ -178,6 +182,12 @@ def schema_from(
     except VQAError: return None
 
 # %% ../../../nbs/2_dataset/22_meaning.ipynb #3682195c
+def pieces_of(
+    text:str,       # A cell
+) -> list[str]:
+    "The labels that stand in one cell, whatever is between them"
+    return [piece for piece in re.split(r'\s*[;,|，；、\n]\s*|\s+(?:and|&|\+|/)\s+', text) if piece.strip()]
+
 _PLACES = re.compile(r'(<(loc|seg)\d+>\s*)+')   # Where PaliGemma sees what it names next
 
 def _plain(text:str) -> str:
@@ -206,7 +216,7 @@ def read_answer(
         for read in (names.schema.parse, lambda text: add(None, read_label(names, text))):
             try: return read(text)
             except VQAError: pass
-    pieces = [piece for piece in re.split(r'\s*[;,|，；、\n]\s*|\s+and\s+', text.strip(' .')) if piece.strip()]
+    pieces = pieces_of(text.strip(' .'))
     for piece in pieces: annotation = add(annotation, read_label(names, piece, None, path, line), text, path, line)
     return annotation
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'role_of', 'is_header', 'blank', 'columns_of', 'check_zeros', 'read_event_cells', 'extras_of',
-           'read_picture_table', 'read_interval_table', 'table_bytes', 'write_table', 'write_metadata']
+           'read_picture_table', 'read_labels', 'read_interval_table', 'table_bytes', 'write_table', 'write_metadata']
 
 # %% ../../../nbs/2_dataset/27_tables.ipynb #54aecf7f
 import csv, io, json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .label_studio import none_word
 from .meaning import (PRESENT, Meaning, Names, add, fold, is_none, is_nothing,
-                                                   read_answer, read_label)
+                                                   pieces_of, read_answer, read_label)
 from .source import Said, Source, Stretch, lay_on, moment
 from .text import Table, number, safe_cell, seconds, whole
 from ..records import Record
@@ -21,24 +21,29 @@ from ...schema import Annotation, EventSchema, VQAError, words
 
 # %% ../../../nbs/2_dataset/27_tables.ipynb #a6820e45
 _COLUMNS = dict(
-    image='image; image path; image file; image name; path; file; filename; file name; file path; picture; img; 图片; '
-    '图像; 图片路径; 图像路径; 文件; 文件名',
-    answer='answer; suffix; response; output; completion; target; text; caption; 答案; 回答',
-    question='question; prefix; prompt; 问题',
-    label='event; events; label; labels; class; category; tag; tags; behavior; behaviour; annotation; 事件; 标签; 类别',
+    image='image; image path; image file; image name; path; file; filename; file name; file path; picture; img; '
+    'filepath; frame path; img path; image id; image url; url; frame name; photo; bild; bilddatei; datei; dateiname; '
+    'fichier; imagen; archivo; immagine; imagem; arquivo; 画像; 图片; 图像; 图片路径; 图像路径; 文件; 文件名',
+    answer='answer; suffix; response; output; completion; target; text; caption; antwort; réponse; respuesta; 答案; 回答',
+    question='question; prefix; prompt; frage; pregunta; 问题',
+    label='event; events; label; labels; class; category; tag; tags; behavior; behaviour; annotation; ereignis; '
+    'ereignisse; événement; étiquette; evento; etiqueta; etichetta; イベント; ラベル; 事件; 标签; 类别',
     tier='tier',
-    phase='phase; phases; stage; modifiers; modifier; modifier 1; modifier #1; 阶段', kind='behavior type',
+    phase='phase; phases; stage; modifiers; modifier; modifier 1; modifier #1; phasen; étape; fase; etapa; '
+    'フェーズ; 阶段', kind='behavior type',
     start='start; start s; start time; start sec; start seconds; begin; begin s; begin time; begin time ss msec; '
-    'begin time hh mm ss ms; onset; from; 开始; 开始时间',
+    'begin time hh mm ss ms; onset; from; t start; time start; beginn; anfang; début; inicio; inizio; início; 開始; '
+    '开始; 开始时间',
     end='end; end s; end time; end sec; end seconds; stop; stop s; stop time; end time ss msec; end time hh mm ss ms; '
-    'offset; to; 结束; 结束时间',
-    duration='duration; duration s; duration sec; duration ss msec', start_ms='start ms; begin ms; begin time msec',
-    end_ms='end ms; end time msec',
+    'offset; to; t end; time end; ende; fin; fine; fim; 終了; 结束; 结束时间',
+    duration='duration; duration s; duration sec; duration ss msec; dauer; durée; duración; durata',
+    start_ms='start ms; begin ms; begin time msec', end_ms='end ms; end time msec',
     start_frame='start frame; first frame; frame start', end_frame='end frame; last frame; frame end', status='status',
     video='video; video file; video name; media; media file; media file name; media file path; 视频; 视频文件',
     frame='frame; frame index; frame number; frame no; frame id; 帧; 帧号', time='time; time s; timestamp; 时间',
     annotator='annotator; 标注者; 标注人', source='source', created_at='created at',
-    note='note; notes; comment; comments; 备注; remark; remarks')
+    note='note; notes; comment; comments; kommentar; bemerkung; commentaire; comentario; commento; 备注; remark; '
+    'remarks')
 _OTHERS = '''
     id; annotation id; updated at; lead time; width; height; split; subset; confidence; question;
     observation id; observation date; observation type; observation duration; time offset s;
@@ -194,10 +199,29 @@ def _row_says(row, kind, roles, events, names, image, path, line) -> Annotation|
         is_zero = is_none(phase) and not is_nothing(phase) and not names.phase(phase)   # of an event that is named?
         if is_zero and f'{cell}/{phase}' not in names.mapping:
             raise names._unknown(f"phase '{phase}' of '{cell}'", path, line, f'{cell}/{phase}', names.event(cell))
-        return add(None, read_label(names, cell, row[roles['phase']], path, line), image, path, line)
+        annotation = None
+        for meaning in read_labels(names, cell, phase, path, line):
+            annotation = add(annotation, meaning, image, path, line)
+        return annotation
     return read_answer(names, cell, path, line)
 
 # %% ../../../nbs/2_dataset/27_tables.ipynb #66faebdf
+def read_labels(
+    names:Names, label:str, phase:str,   # As they stand in two cells, of one event or of several
+    path:str|Path|None=None, line:int|None=None,
+) -> list[Meaning]:
+    "What a label and a phase beside it say, each of several in one cell; `VQAError` when it is not clear whose is whose"
+    phase = None if blank(phase) else phase
+    try: return [read_label(names, label, phase, path, line)]
+    except VQAError:
+        labels, phases = pieces_of(label), [None] if phase is None else pieces_of(phase)
+        if len(labels) < 2 and len(phases) < 2: raise
+    if len(phases) not in (1, len(labels)):
+        raise VQAError(f"'{label}' names {len(labels)} events and '{phase}' {len(phases)} phases", path, line,
+                       'Write as many phases as events, or a row an event.')
+    phases = phases if len(phases) > 1 else phases * len(labels)
+    return [read_label(names, one, its, path, line) for one, its in zip(labels, phases)]
+
 def read_interval_table(source:Source, table:Table) -> Iterator[Said]:
     "What a table of intervals says about frames; `VQAError` for columns, labels and times that are not understood"
     uses = tuple('video label tier phase start end duration start_ms end_ms start_frame end_frame annotator note '
@@ -214,9 +238,9 @@ def read_interval_table(source:Source, table:Table) -> Iterator[Said]:
         label, tier = row.get(roles.get('label', ''), ''), row.get(roles.get('tier', ''), '')
         if tier and source.names.event(tier): label, phase = tier, label
         if blank(label): raise VQAError('the interval has no label', source.path, line, 'Fill it in or delete the row.')
-        meaning = read_label(source.names, label, None if blank(phase) else phase, source.path, line)
         extra = tuple((key, row[roles[key]]) for key in ('annotator',) if key in roles and row[roles[key]])
-        if meaning is not None: stretches.append(Stretch(video, meaning, start, end, in_frames, in_frames, line, extra))
+        stretches += [Stretch(video, meaning, start, end, in_frames, in_frames, line, extra)
+                      for meaning in read_labels(source.names, label, phase, source.path, line) if meaning is not None]
     yield from lay_on(source, stretches)
 
 def _bounds(row:dict, roles:dict[str, str]) -> tuple[float, float, bool]:
