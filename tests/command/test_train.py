@@ -66,10 +66,10 @@ def test_processes_that_train_together_stop_after_the_same_update(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_the_same_line_goes_on(data, tmp_path, number):
-    words = ['train', '--data', str(data), '--model', 'tiny', '--output', str(tmp_path / 'run'), '--resume', '--set', 'max_steps=9', '--set', 'eval_steps=2', '--json']
-    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / 'run/checkpoints').exists(): assert process.poll() is None, process.stderr.read(); time.sleep(0.05)
-    process.send_signal(number)
+    words = ['train', '--data', str(data), '--model', 'tiny', '--output', str(tmp_path / 'run'), '--resume', '--set', 'max_steps=9', '--set', 'eval_steps=2', '--set', 'workers=2', '--json']
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not any((tmp_path / 'run/checkpoints').glob('checkpoint-*')): assert process.poll() is None, process.stderr.read(); time.sleep(0.05)
+    os.killpg(process.pid, number)                                     # the processes that load pictures hear it, too
     out, error = process.communicate(timeout=200)
     assert process.returncode == 130, error
     assert f'{number.name}: saving after this update' in error
