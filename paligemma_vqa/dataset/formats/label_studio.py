@@ -18,8 +18,8 @@ from ..records import Record
 from ...schema import EventSchema, VQAError
 
 # %% ../../../nbs/2_dataset/24_label_studio.ipynb #7b181b36
-_LABELS = ('choices', 'labels', 'timelinelabels', 'rectanglelabels', 'polygonlabels', 'brushlabels', 'bitmasklabels', 'keypointlabels',
-           'ellipselabels', 'vectorlabels',
+_LABELS = ('choices', 'labels', 'timelinelabels', 'rectanglelabels', 'polygonlabels', 'brushlabels',
+           'bitmasklabels', 'keypointlabels', 'ellipselabels', 'vectorlabels',
            'hypertextlabels', 'taxonomy', 'videorectangle')
 _NUMBERS = ('rating', 'number')
 _GEOMETRY = ('x', 'y', 'width', 'height', 'points', 'start', 'end')
