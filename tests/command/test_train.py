@@ -30,6 +30,7 @@ print(control.should_save)
 '''
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_middle_of_a_line_is_heard():
     "Python refuses to write a line within another: the progress bar of a terminal that is slow, or that nobody reads"
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
@@ -57,6 +58,7 @@ print(first, control.should_training_stop, control.should_save)
 '''
 
 
+@pytest.mark.slow
 def test_processes_that_train_together_stop_after_the_same_update(tmp_path):
     "A signal reaches one of them a moment before the other, or only one"
     both = [subprocess.Popen([sys.executable, '-c', TOGETHER, tmp_path / 'meeting', str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
