@@ -64,6 +64,7 @@ def hush() -> None:
     for noisy in ('transformers', 'datasets', 'huggingface_hub'): logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='Could not find a config file')   # PEFT looks for the base on the hub
+    warnings.showwarning = lambda message, *place: print(f'Warning: {message}', file=sys.stderr)   # not where in the code
 
 def check_words(arguments:list[str]) -> None:
     """`VQAError` for what no option can mean: a zero byte; and nothing at all, as a shell gives for a variable that
@@ -116,8 +117,10 @@ def as_sentence(error:BaseException) -> VQAError:
 
 def run(arguments:list[str]) -> int:
     "Run the command with `arguments`; returns its exit code: 0 done, 1 it failed, 2 the input is wrong, 130 stopped"
-    hush()
-    try: return _call(arguments)
+    try:
+        with warnings.catch_warnings():
+            hush()
+            return _call(arguments)
     except BrokenPipeError: return 0   # whoever read the result has enough
     except (Exception, KeyboardInterrupt) as error:
         told = as_sentence(error)
