@@ -263,10 +263,11 @@ def test_the_merged_model_answers_the_same_here_and_in_plain_transformers(adapte
     same(plain.predict(pictures), expected)
 
 
-def test_bfloat16(base, predictor, pictures):
-    rough = Predictor.from_base(base, SCHEMA, device='cpu', dtype=torch.bfloat16).predict(pictures)
-    for one, exact in zip(rough, predictor.predict(pictures)):
-        assert np.abs(one.probabilities - exact.probabilities).max() < .15
+@pytest.mark.parametrize('dtype, difference', [('bfloat16', .15), ('float16', .02)])
+def test_16_bits(base, predictor, pictures, dtype, difference):
+    rough = Predictor.from_base(base, SCHEMA, device='cpu', dtype=dtype).predict(pictures)
+    for one, exact in zip(rough, predictor.predict(pictures), strict=True):
+        assert np.abs(one.probabilities - exact.probabilities).max() < difference
 
 
 def test_pictures_of_results(predictor, pictures, folder):
