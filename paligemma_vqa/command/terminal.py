@@ -77,7 +77,7 @@ Seed = Annotated[int, typer.Option('--seed', min=0, max=2**32 - 1, help='Of ever
 Json = Annotated[bool, typer.Option('--json', help='Print JSON on standard output and nothing else there.')]
 Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1, mps. Default: the best there is.',
                                                show_default=False)]
-Dtype = Annotated[Optional[str], typer.Option('--dtype', help='float32, bfloat16 or float16. Default: what suits the device.',
+Dtype = Annotated[Optional[str], typer.Option('--dtype', help='float32, bfloat16 or float16; default: by the device.',
                                               show_default=False)]
 Quantization = Annotated[Optional[str], typer.Option('--quantization',
                                                      help='nf4: the language model in 4 bits; none: not, even if it '
