@@ -64,7 +64,7 @@ def hush() -> None:
     for noisy in ('transformers', 'datasets', 'huggingface_hub'): logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='Could not find a config file')   # PEFT looks for the base on the hub
-    warnings.showwarning = lambda message, *place: print(f'Warning: {message}', file=sys.stderr)   # not where in the code
+    warnings.showwarning = lambda message, *place: print(f'Warning: {message}', file=sys.stderr)   # one line
 
 def check_words(arguments:list[str]) -> None:
     """`VQAError` for what no option can mean: a zero byte; and nothing at all, as a shell gives for a variable that
