@@ -21,3 +21,10 @@ def test_opens_clean(path):
             assert 'application/vnd.jupyter.widget-view+json' not in output.get('data', {}), f'a widget without its kernel shows nothing:\n{cell.source}'
             text = str(output.get('text', '')) + str(output.get('data', {}).get('text/plain', ''))
             assert not re.search(r'/(home|root|work|Users)/', text), f'a path of one machine:\n{text}'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_leaves_warnings_as_they_were(path):
+    "The doc tests run many chapters in one process"
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == 'code': assert not re.search(r'^(?:.*; *)?warnings\.(simplefilter|filterwarnings)', cell.source, re.M), cell.source

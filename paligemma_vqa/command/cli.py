@@ -62,6 +62,7 @@ def disk_error(error:OSError) -> VQAError:
 def hush() -> None:
     "Libraries say only what matters"
     for noisy in ('transformers', 'datasets', 'huggingface_hub'): logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not sys.warnoptions: warnings.simplefilter('default', UserWarning)   # ours are heard, whoever silenced all
     warnings.filterwarnings('ignore', category=FutureWarning)
     warnings.filterwarnings('ignore', message='Could not find a config file')   # PEFT looks for the base on the hub
     warnings.showwarning = lambda message, *place: print(f'Warning: {message}', file=sys.stderr)   # one line

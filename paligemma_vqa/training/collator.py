@@ -6,7 +6,7 @@
 __all__ = ['Collator', 'encode', 'plain_error', 'outlive_signals']
 
 # %% ../../nbs/3_train/01_collator.ipynb #31aa0ef5
-import os, signal, threading
+import os, threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from .augment import Augmentation
 from ..media.images import open_image
 from ..model.pixels import preprocess_images, processor_image_size
 from ..schema import VQAError
+from ..signals import on_signal
 from ..model.prompt import format_prompt, where_labels_are
 
 # %% ../../nbs/3_train/01_collator.ipynb #43b9777f
@@ -148,5 +149,4 @@ def outlive_signals(
         watch = threading.Timer(seconds, os._exit, [0])
         watch.daemon = True
         watch.start()
-    for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
-        if hasattr(signal, name): signal.signal(getattr(signal, name), leave_later)
+    on_signal(leave_later)

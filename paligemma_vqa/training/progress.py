@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from ..signals import on_signal, restore
+
 # %% ../../nbs/3_train/05_progress.ipynb #cd2e36e9
 def draw_history(
     history:list[dict],      # As in `TrainingResult.history`
@@ -101,8 +103,6 @@ class LiveProgress(TrainerCallback):
         if self.bar: self.bar.close()
 
 # %% ../../nbs/3_train/05_progress.ipynb #d91b518e
-_SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name))
-
 def _to_anyone(received:str|None) -> str|None:
     "What this process received, or, of several that train together, one of the others: all stop after the same update"
     from torch import distributed, tensor
@@ -135,13 +135,13 @@ class StopOnSignal(TrainerCallback):
     def listening(self):
         "Take the signals from now on, whether training has begun or not"
         if threading.current_thread() is threading.main_thread():   # Python delivers signals to no other
-            self.previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+            self.previous = on_signal(self._receive)
         try: yield self
         finally: self.restore()
 
     def restore(self):
         "Signals mean again what they meant before"
-        for number, handler in self.previous.items(): signal.signal(number, handler)
+        restore(self.previous)
         self.previous = {}
 
     def on_step_end(self, args, state, control, **kwargs):
