@@ -8,6 +8,7 @@ __all__ = ['ALONE', 'Outcome', 'result_folders', 'is_finished', 'analyze_one', '
 
 # %% ../../nbs/6_watch/08_folder.ipynb #33541ad2
 import atexit, json, logging, os, shutil, socket, sys, tempfile, time, traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -37,10 +38,10 @@ class Outcome:
 
 def result_folders(videos:Sequence[Path], folder:Path) -> dict[Path, str]:
     "A result folder's name for each video: its path without the suffix, or with it where two would share one"
+    full = {video: video.relative_to(folder).as_posix() for video in videos}
     plain = {video: video.relative_to(folder).with_suffix('').as_posix() for video in videos}
-    taken = list(plain.values())
-    return {video: name if taken.count(name) == 1 else video.relative_to(folder).as_posix() for video,
-            name in plain.items()}
+    taken = Counter([*full.values(), *plain.values()])
+    return {video: name if taken[name] == 1 else full[video] for video, name in plain.items()}
 
 def is_finished(
     output:Path,   # Folder of a result
@@ -97,7 +98,7 @@ def left_out(folder:str|Path) -> list[Outcome]:
             for kind, reason in reasons.items() for path in getattr(contents, kind)]
 
 def _write_tables(output_dir:Path, outcomes:Sequence[Outcome]) -> None:
-    "videos.csv, segments.csv, and the numbers over those videos that were analysed"
+    "videos.csv, segments.csv, and the numbers over those videos that were analysed; none of an earlier run stay"
     whole = [outcome for outcome in outcomes if outcome.status in ('done', 'kept')]
     rows, videos, schema = [], {}, None
     for outcome in whole:
@@ -113,7 +114,7 @@ def _write_tables(output_dir:Path, outcomes:Sequence[Outcome]) -> None:
     write_atomically(output_dir / 'videos.csv',
                      [to_table([f.name for f in fields(Outcome)], map(asdict, outcomes)).encode()])
     write_atomically(output_dir / 'segments.csv', [to_table(COLUMNS, rows).encode()])
-    for path in output_dir.glob('*_over_videos.*'): path.unlink()   # of an earlier run
+    for path in (*output_dir.glob('*_over_videos.*'), output_dir / 'budget.csv'): path.unlink(missing_ok=True)
     if videos: write_numbers_over_videos(output_dir, videos, schema)
 
 # %% ../../nbs/6_watch/08_folder.ipynb #042cea17
