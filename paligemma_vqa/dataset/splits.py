@@ -171,6 +171,11 @@ def _survey(records) -> _Survey:
             found.from_record = found.from_record and bool(record.extra.get('video'))
     return found
 
+# %% ../../nbs/2_dataset/08_splits.ipynb #4c51f026
+def _schema_of(folder) -> EventSchema:
+    "The data set's own; the default one for records that are in no folder"
+    return load_schema(folder) if folder is not None else EventSchema()
+
 # %% ../../nbs/2_dataset/08_splits.ipynb #b4bf2293
 def _choose_way(by:str|None, found:_Survey, can_look:bool) -> str:
     "One of `WAYS`, for what was asked and what there is"
@@ -178,15 +183,73 @@ def _choose_way(by:str|None, found:_Survey, can_look:bool) -> str:
     videos = found.times_s
     if not videos: return 'near-duplicates'
     if by is None and len(videos) == 1 and not found.lone and not found.from_record and can_look and found.number > 1:
-        warnings.warn(f"All pictures are named after one video, '{next(iter(videos))}'. They are split by looks; if "
-                      f"it is "
-                      "one video, the test figures will be too good. Name the videos in the records, split by 'time', "
-                      "or "
-                      'label another.', stacklevel=4)
+        warnings.warn(f"All pictures are named after one video, '{next(iter(videos))}'. They are split by looks; if it "
+                      "is one video, the test figures will be too good. Name the videos in the records, split by "
+                      "'time', or label another.", stacklevel=4)
         return 'near-duplicates'
     has_times = all(None not in times and len(set(times)) > 1 for times in videos.values())
     if has_times and (by == 'time blocks' or by is None and len(videos) < VIDEOS_FOR_A_TEST): return 'time blocks'
     return 'record' if found.from_record else 'file name'
+
+# %% ../../nbs/2_dataset/08_splits.ipynb #377923a8
+def _check_ratios(previous, ratios):
+    sides = dict.fromkeys(previous.splits if previous else (), 0)
+    ratios = sides | dict(ratios or (previous.ratios if previous else RATIOS))
+    if any(share < 0 for share in ratios.values()) or not ratios.get('train', 0) > 0:
+        remedy = 'Give train, validation and test a share each, such as 0.7, 0.15 and 0.15.'
+        raise VQAError(f'the ratios {ratios} cannot be', remedy=remedy)
+    return ratios
+
+def _with_sides(splits, assigned) -> Splits:
+    sides = {side: tuple(sorted(group for group, s in assigned.items() if s == side)) for side in splits.ratios}
+    return replace(splits, splits=sides)
+
+# %% ../../nbs/2_dataset/08_splits.ipynb #086ad5cb
+def _group_by_looks(found, by, previous, folder) -> dict[str, str]:
+    if not found.lone or by == 'frames': return {}
+    if folder is None:
+        raise VQAError(f"{len(found.lone)} pictures, such as '{found.lone[0]}', belong to no known video",
+                       remedy='Give the folder, so that looks can decide.')
+    known = dict(previous.near_duplicates) if previous else {}
+    founders = {group: group for group in previous.sides if group not in found.times_s} if previous else {}
+    return known | find_near_duplicates(folder, found.lone, founders | known)
+
+# %% ../../nbs/2_dataset/08_splits.ipynb #92af45e5
+def _in_time(splits, records, schema, found, previous, gap_s) -> Splits:
+    "The splits with blocks of time for videos that have none yet"
+    kept = dict(previous.blocks) if previous else {}
+    new = {video: times for video, times in found.times_s.items() if video not in kept}
+    gap_s = gap_s if gap_s is not None else previous.gap_s if kept else min(map(gap_for, new.values()))
+    starts = {video: cut_slices(times, gap_s) for video, times in new.items()}
+    def parts(video, cuts): return tuple(Block(video, a, b) for a, b in zip(cuts, [*cuts[1:], None]))
+    slices = {video: parts(video, cuts) for video, cuts in starts.items()}
+    counts = count_groups(records, replace(splits, blocks=kept | slices), schema)
+    assigned = assign_groups(counts, splits.ratios, splits.seed, previous.sides if previous else None)
+    for video, cuts in starts.items():
+        made = make_blocks(video, cuts, [assigned.pop(part.name) for part in slices[video]], gap_s)
+        kept[video] = tuple(made)
+        assigned |= {block.name: side for block, side in made.items()}
+    return _with_sides(replace(splits, blocks=kept, gap_s=gap_s), assigned)
+
+# %% ../../nbs/2_dataset/08_splits.ipynb #1dd5fdd9
+def _warn(splits, records, found) -> None:
+    "Say what a split cannot show"
+    if splits.by == 'frames':
+        warnings.warn('Splitting frames at random: neighbours of training frames are in the test, and its figures '
+                      'will be too good.', stacklevel=3)
+    if splits.by == 'time blocks':
+        left_out = sum(splits.group(record) is None for record in records)
+        many = f'{len(found.times_s)} video' + ('s are' if len(found.times_s) > 1 else ' is')
+        warnings.warn(f'{many} split into blocks of time, {splits.gap_s:g} s apart ({left_out} of {found.number} '
+                      f'pictures lie between and are left out). {splits.caution} {VIDEOS_FOR_A_TEST} videos are '
+                      'needed to test on one that was never seen.', stacklevel=3)
+    wanted = [side for side, share in splits.ratios.items() if share > 0]
+    if empty := [side for side in wanted if not splits.splits[side]]:
+        one, several = {'near-duplicates': ('group of pictures that look alike', 'groups of pictures that look alike'),
+                        'time blocks': ('block of time', 'blocks of time')}.get(splits.by, ('video', 'videos'))
+        number = len(splits.sides)
+        warnings.warn(f'There {f"is 1 {one}" if number == 1 else f"are {number} {several}"}: '
+                      f'nothing is left for {" and ".join(empty)}. Label another video.', stacklevel=3)
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #45a5a068
 def split_by_group(
@@ -220,73 +283,6 @@ def split_by_group(
     return splits
 
 def _kind(by:str) -> str: return 'record' if by == 'file name' else by
-
-# %% ../../nbs/2_dataset/08_splits.ipynb #4c51f026
-def _schema_of(folder) -> EventSchema:
-    "The data set's own; the default one for records that are in no folder"
-    return load_schema(folder) if folder is not None else EventSchema()
-
-# %% ../../nbs/2_dataset/08_splits.ipynb #377923a8
-def _check_ratios(previous, ratios):
-    sides = dict.fromkeys(previous.splits if previous else (), 0)
-    ratios = sides | dict(ratios or (previous.ratios if previous else RATIOS))
-    if any(share < 0 for share in ratios.values()) or not ratios.get('train', 0) > 0:
-        remedy = 'Give train, validation and test a share each, such as 0.7, 0.15 and 0.15.'
-        raise VQAError(f'the ratios {ratios} cannot be', remedy=remedy)
-    return ratios
-
-def _with_sides(splits, assigned) -> Splits:
-    sides = {side: tuple(sorted(group for group, s in assigned.items() if s == side)) for side in splits.ratios}
-    return replace(splits, splits=sides)
-
-def _group_by_looks(found, by, previous, folder) -> dict[str, str]:
-    if not found.lone or by == 'frames': return {}
-    if folder is None:
-        raise VQAError(f"{len(found.lone)} pictures, such as '{found.lone[0]}', belong to no known video",
-                       remedy='Give the folder, so that looks can decide.')
-    known = dict(previous.near_duplicates) if previous else {}
-    founders = {group: group for group in previous.sides if group not in found.times_s} if previous else {}
-    return known | find_near_duplicates(folder, found.lone, founders | known)
-
-# %% ../../nbs/2_dataset/08_splits.ipynb #92af45e5
-def _in_time(splits, records, schema, found, previous, gap_s) -> Splits:
-    "The splits with blocks of time for videos that have none yet"
-    kept = dict(previous.blocks) if previous else {}
-    new = {video: times for video, times in found.times_s.items() if video not in kept}
-    gap_s = gap_s if gap_s is not None else previous.gap_s if kept else min(map(gap_for, new.values()))
-    starts = {video: cut_slices(times, gap_s) for video, times in new.items()}
-    def parts(video, cuts): return tuple(Block(video, a, b) for a, b in zip(cuts, [*cuts[1:], None]))
-    slices = {video: parts(video, cuts) for video, cuts in starts.items()}
-    counts = count_groups(records, replace(splits, blocks=kept | slices), schema)
-    assigned = assign_groups(counts, splits.ratios, splits.seed, previous.sides if previous else None)
-    for video, cuts in starts.items():
-        made = make_blocks(video, cuts, [assigned.pop(part.name) for part in slices[video]], gap_s)
-        kept[video] = tuple(made)
-        assigned |= {block.name: side for block, side in made.items()}
-    return _with_sides(replace(splits, blocks=kept, gap_s=gap_s), assigned)
-
-# %% ../../nbs/2_dataset/08_splits.ipynb #1dd5fdd9
-def _warn(splits, records, found) -> None:
-    "Say what a split cannot show"
-    if splits.by == 'frames':
-        warnings.warn('Splitting frames at random: neighbours of training frames are in the test, and its figures '
-                      'will be '
-                      'too good.', stacklevel=3)
-    if splits.by == 'time blocks':
-        left_out = sum(splits.group(record) is None for record in records)
-        many = f'{len(found.times_s)} video' + ('s are' if len(found.times_s) > 1 else ' is')
-        warnings.warn(f'{many} split into blocks of time, {splits.gap_s:g} s apart ({left_out} of {found.number} '
-                      f'pictures lie '
-                      f'between and are left out). {splits.caution} {VIDEOS_FOR_A_TEST} videos are needed to test on '
-                      f'one that '
-                      'was never seen.', stacklevel=3)
-    wanted = [side for side, share in splits.ratios.items() if share > 0]
-    if empty := [side for side in wanted if not splits.splits[side]]:
-        one, several = {'near-duplicates': ('group of pictures that look alike', 'groups of pictures that look alike'),
-                        'time blocks': ('block of time', 'blocks of time')}.get(splits.by, ('video', 'videos'))
-        number = len(splits.sides)
-        warnings.warn(f'There {f"is 1 {one}" if number == 1 else f"are {number} {several}"}: '
-                      f'nothing is left for {" and ".join(empty)}. Label another video.', stacklevel=3)
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #144c4d45
 SIDE_NAMES = {name: side for side, names in dict(train='train training', validation='validation valid val dev',

@@ -11,7 +11,7 @@ from transformers import PaliGemmaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_vqa.training.collator import Collator, encode
-from paligemma_vqa.dataset.loading import Records, load_dataset, split_dataset
+from paligemma_vqa.dataset.loading import Records, load_dataset
 from paligemma_vqa.model.prompt import format_prompt
 from paligemma_vqa.dataset.balance import sampling_weights
 from paligemma_vqa.training.augment import Augmentation
@@ -19,7 +19,6 @@ from paligemma_vqa.media.images import open_image
 from paligemma_vqa.model.pixels import processor_image_size
 from paligemma_vqa.schema import EventSchema, VQAError
 from paligemma_vqa.dataset.looks import perceptual_hash
-from paligemma_vqa.dataset.splits import fold_splits, read_splits
 
 SCHEMA = EventSchema()
 RANDOM = np.random.default_rng(0)
@@ -225,17 +224,6 @@ FOLDERS = {
     'schema torn': (lambda d: load_dataset(write(d, schema__json='{"events": ["A"')), 'schema.json:1: not JSON'),
     'schema without events': (lambda d: load_dataset(write(d, schema__json='{"events": []}')), 'schema.json: the schema has no events'),
     'splits torn': (lambda d: load_dataset(write(d, splits__json='{')), 'splits.json: not JSON'),
-    'splits a list': (lambda d: load_dataset(write(d, splits__json='[]')), 'has no "splits"'),
-    'splits of the future': (lambda d: load_dataset(write(d, splits__json=splits(version=9))), 'is of version 9'),
-    'group on two sides': (lambda d: load_dataset(write(d, splits__json=splits(splits=dict(train=['v'], test=['v'])))), "the group 'v' is in 'train' and in 'test'"),
-    'side not a list': (lambda d: load_dataset(write(d, splits__json=splits(splits=dict(train='v')))), "the split 'train' is not a list"),
-    'group not a text': (lambda d: load_dataset(write(d, splits__json=splits(splits=dict(train=[1])))), "the split 'train' is not a list"),
-    'splits in latin 1': (lambda d: load_dataset(write(d, splits__json=splits(by='é').encode('latin-1') + b'\xe9')), 'splits.json: not'),
-    'seed not a number': (lambda d: load_dataset(write(d, splits__json=splits(seed='x'))), 'splits.json: "by", "seed"'),
-    'ratios wrong': (lambda d: split_dataset(folder_with(d, ''), ratios=dict(train=0, test=1)), 'the ratios'),
-    'ratios negative': (lambda d: split_dataset(folder_with(d, ''), ratios=dict(train=2, test=-1)), 'the ratios'),
-    'split by moon': (lambda d: split_dataset(folder_with(d, ''), by='moon'), "cannot split by 'moon'"),
-    'too many folds': (lambda d: fold_splits(Records(folder_with(d, '')), 3), '1 groups cannot make 3 folds'),
     'looks of a broken picture': (lambda d: perceptual_hash(write(d, a__png=encoded('PNG')[:90])/'a.png'), 'a.png: the picture is broken'),
     'looks of no picture': (lambda d: perceptual_hash(d/'a.png'), 'there is no such picture'),
     'parquet broken': (lambda d: load_dataset(write(d/'p', a__parquet=b'PAR1xxxxPAR1')/'a.parquet'), 'the Parquet files cannot be read'),
@@ -292,11 +280,3 @@ EXAMPLES = {
 def test_wrong_example(kind, processor):
     call, expected = EXAMPLES[kind]
     assert expected in one_line(lambda: call(processor))
-
-
-def test_edited_splits_warn(tmp_path):
-    write(tmp_path, splits__json=splits(fingerprint='0' * 12))
-    with pytest.warns(UserWarning, match='was edited after it was written'): read_splits(tmp_path)
-
-
-def test_there_are_many(): assert len(PICTURES) + len(GIVEN) + len(RECORDS) + len(FOLDERS) + len(EXAMPLES) > 120

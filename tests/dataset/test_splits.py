@@ -14,7 +14,7 @@ from paligemma_vqa.dataset.records import Record, write_records
 from paligemma_vqa.schema import EventSchema
 from paligemma_vqa.dataset.balance import ALL_PICTURES
 from paligemma_vqa.dataset.blocks import moment
-from paligemma_vqa.dataset.splits import (RATIOS, Splits, assign_groups, count_groups, fold_splits, read_splits, split_by_group, write_splits)
+from paligemma_vqa.dataset.splits import (RATIOS, assign_groups, fold_splits, read_splits, split_by_group, write_splits)
 
 SCHEMA = EventSchema()
 QUESTION = SCHEMA.question()
@@ -74,16 +74,6 @@ def test_appending_moves_nothing(old, new, seed):
 @given(datasets_of_videos(min_videos=3))
 def test_no_side_is_empty_when_there_are_enough_videos(records):
     assert all(split(records).splits[side] for side in RATIOS)
-
-
-@pytest.mark.parametrize('number,sizes', [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1))])
-def test_few_videos(number, sizes):
-    records = [Record(f'images/{"abc"[v]}_{f}.png', QUESTION, SCHEMA.render({}), {'video': 'abc'[v]}) for v in range(number) for f in range(4)]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        splits = split_by_group(records, SCHEMA, by='video')
-    assert tuple(len(splits.splits[side]) for side in RATIOS) == sizes
-    assert [w.category for w in caught] == [UserWarning] * (number < 3)
 
 
 @st.composite
@@ -154,21 +144,6 @@ def test_assignment_is_total_and_seeded(counts, ratios, seed):
     assert len(set(sides.values())) == min(len(counts), len(ratios))
 
 
-def test_sides_have_the_same_mix():
-    random, records = np.random.default_rng(3), []
-    for video in range(120):
-        event = random.choice(SCHEMA.events, p=(.5, .25, .15, .06, .04))
-        for frame in range(int(random.integers(5, 15))):
-            records.append(Record(f'v{video}_{frame}.png', QUESTION, SCHEMA.render({str(event): str(random.choice(SCHEMA.phases))} if random.random() < .7 else {})))
-    splits, counts = split(records), count_groups(records, Splits({}, 'file name'), SCHEMA)
-    total = sum(counts.values(), Counter())
-    for side, share in RATIOS.items():
-        have = sum((counts[group] for group in splits.splits[side]), Counter())
-        assert abs(have[ALL_PICTURES] / total[ALL_PICTURES] - share) < 0.02
-        for label, number in total.items():
-            if number >= 60: assert abs(have[label] / number - share) < 0.08, (side, label)
-
-
 @quick
 @given(datasets_of_videos())
 def test_splits_survive_the_disk(tmp_path, records):
@@ -178,26 +153,6 @@ def test_splits_survive_the_disk(tmp_path, records):
         warnings.simplefilter('error')
         assert read_splits(tmp_path) == splits
     assert read_splits(tmp_path).fingerprint == splits.fingerprint
-
-
-@quick
-@given(datasets_of_videos(min_videos=2))
-def test_fingerprint_follows_the_sides(records):
-    splits = split(records)
-    moved = dict(splits.splits)
-    group = moved['train'][0]
-    moved['train'], moved['test'] = moved['train'][1:], (*moved['test'], group)
-    assert Splits(moved, splits.by).fingerprint != splits.fingerprint
-    assert Splits({side: tuple(reversed(groups)) for side, groups in splits.splits.items()}, splits.by).fingerprint == splits.fingerprint
-
-
-def test_frames_only_by_name():
-    records = [Record(f'images/{v}_{f}.png', QUESTION, SCHEMA.render({})) for v in 'abcd' for f in range(20)]
-    with pytest.warns(UserWarning, match='figures will be too good'): splits = split_by_group(records, SCHEMA, by='frames')
-    assert splits.by == 'frames' and len(splits.sides) == 80
-    assert any(len({splits.side(r) for r in records if r.video == v}) > 1 for v in 'abcd')
-    with pytest.warns(UserWarning): again = split_by_group(records + [Record('images/e_1.png', QUESTION, SCHEMA.render({}))], SCHEMA, previous=splits)
-    assert again.by == 'frames' and again.sides.items() >= splits.sides.items()
 
 
 def scene(seed, shift=0, size=(320, 240)):
