@@ -47,6 +47,7 @@ def mended_question(question:str, schema:EventSchema) -> str|None:
     known = {schema.question(name).removeprefix(ANSWER_PREFIX): schema.question(name) for name in schema.questions}
     return {' '.join(text.split()): whole for text, whole in known.items()}.get(' '.join(bare.split()))
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #e639162b
 def mended_answer(answer:str, schema:EventSchema) -> str|None:
     """The same answer as the schema writes it, in the format it is closest to; None when it is written so;
     `VQAError` when unreadable"""
@@ -69,6 +70,7 @@ def _check_question(asked:str, schema:EventSchema) -> tuple|None:
     level = 'warning' if prefixes == 1 else 'error'
     return level, 'prefix', f'the question {what}', f"Write '{mended[:40]}…'.", True
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #da4e55ed
 def _check_answer(answer:str, schema:EventSchema) -> tuple|None:
     "As `_check_question`"
     try: mended = mended_answer(answer, schema)
@@ -132,6 +134,22 @@ def _check_repeats(lines:list[_Line]) -> Iterator[Finding]:
             yield line.find('error', 'conflict', f"'{line.record.image}' has another answer in {where}",
                             'Decide which is right and delete the other.')
 
+# %% ../../nbs/2_dataset/10_lint.ipynb #34e70b86
+def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
+    "What it means that pictures of two videos show the same; one finding, whatever their number"
+    likeness, more = found[0], f', and so are {len(found) - 1} more pairs of these two videos' if len(found) > 1 else ''
+    what = f'{likeness} of line {earlier.number}{more}'
+    sides = [splits.side(one.record) if splits else None for one in (earlier, line)]
+    if None not in sides and sides[0] != sides[1]:
+        return line.find('error', 'leak', f'{what}, but one is in {sides[0]} and one in {sides[1]}',
+                         'Keep both in one split or delete one.')
+    if likeness.is_same_file and None not in (line.annotation,
+                                              earlier.annotation) and line.annotation != earlier.annotation:
+        return line.find('error', 'conflict', f'{what} and has another answer', 'Decide which is right.')
+    return line.find('warning', 'same' if likeness.is_same_file else 'lookalike', what,
+                     'Keep one of them, or see that both are in one split'
+                     + (': give both videos one "video" if they are of one recording.' if more else '.'))
+
 # %% ../../nbs/2_dataset/10_lint.ipynb #4d7e63ab
 def _check_pictures(folder:Path, lines:list[_Line], splits:Splits|None, visual:bool) -> Iterator[Finding]:
     first = {}
@@ -154,23 +172,6 @@ def _check_pictures(folder:Path, lines:list[_Line], splits:Splits|None, visual:b
         pairs.setdefault(frozenset((groups[likeness.one], groups[likeness.other])), []).append(likeness)
     for found in pairs.values():
         yield _about_likeness(found, first[found[0].one], first[found[0].other], splits)
-
-# %% ../../nbs/2_dataset/10_lint.ipynb #34e70b86
-def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
-    "What it means that pictures of two videos show the same; one finding, whatever their number"
-    likeness, more = found[0], f', and so are {len(found) - 1} more pairs of these two videos' if len(found) > 1 else ''
-    what = f'{likeness} of line {earlier.number}{more}'
-    sides = [splits.side(one.record) if splits else None for one in (earlier, line)]
-    if None not in sides and sides[0] != sides[1]:
-        return line.find('error', 'leak', f'{what}, but one is in {sides[0]} and one in {sides[1]}',
-                         'Keep both in one split or delete one.')
-    if likeness.is_same_file and None not in (line.annotation,
-                                              earlier.annotation) and line.annotation != earlier.annotation:
-        return line.find('error', 'conflict', f'{what} and has another answer', 'Decide which is right.')
-    return line.find('warning', 'same' if likeness.is_same_file else 'lookalike', what,
-                     'Keep one of them, or see that both are in one split'
-                     + (': give both videos one "video" if they are of one recording.'
-                                                                                if more else '.'))
 
 # %% ../../nbs/2_dataset/10_lint.ipynb #df1e4025
 def _check_balance(path:Path, lines:list[_Line], schema:EventSchema) -> Iterator[Finding]:

@@ -43,8 +43,8 @@ def file_sides(
 
 # %% ../../nbs/2_dataset/12_loading.ipynb #bc2bc34c
 def _warn_shared(source, shared) -> None:
-    warnings.warn(f"{source}: {len(shared)} videos, such as '{min(shared)}', are on two sides, and the figures will be "
-                  'too good.', stacklevel=4)
+    many = f"{len(shared)} videos, such as '{min(shared)}', are" if len(shared) > 1 else f"the video '{min(shared)}' is"
+    warnings.warn(f'{source}: {many} on two sides, and the figures will be too good.', stacklevel=4)
 
 def _splits_of(said:Iterable[tuple[str, str]], source) -> Splits:
     "The splits that (side, group) of each record make; a group on two sides counts for the first that has it"
@@ -88,6 +88,7 @@ def _with_said(kept:Splits|None, said:Splits, folder:Path) -> Splits:
     return said if kept is None else replace(kept, splits={
         side: (*kept.splits.get(side, ()), *new.get(side, ())) for side in dict.fromkeys((*kept.splits, *new))})
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #06d17fe3
 def split_dataset(
     folder:str|Path,                        # Dataset folder
     schema:EventSchema|None=None,           # None: the folder's
@@ -135,6 +136,7 @@ def _rows(files, folder, side, splits, extra):
                     row[key] = json.dumps(row[key], ensure_ascii=False)
             yield row
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #31fa252c
 def _survey(records:Records) -> dict:
     "One pass over everything: that it can be read, a digest of it, and the types of the extra columns"
     kinds, digest, number = {}, hashlib.blake2b(digest_size=16), 0
@@ -152,6 +154,7 @@ def _value(kinds:set) -> datasets.Value:
         if kinds <= wanted: return datasets.Value(name)
     return datasets.Value('string')
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #91d85a1b
 @contextmanager
 def _quiet(is_wanted:bool):
     "Without `datasets`' progress bars, which are for what takes long"
@@ -202,6 +205,53 @@ def _make_side(arguments, features, digest, streaming, cache_dir):
     return datasets.Dataset.from_generator(_rows, cache_dir=str(cache_dir) if cache_dir else None,
                                            fingerprint=fingerprint, **options)
 
+# %% ../../nbs/2_dataset/12_loading.ipynb #d80355df
+def _records(rows) -> Iterator[Record]:
+    for i, row in enumerate(rows):
+        name = Path(row['image'].get('path') or f'row {i}').name
+        yield Record(name, row['question'], row['answer'],
+                     {key: row[key] for key in WHEREABOUTS if row.get(key) is not None})
+
+# %% ../../nbs/2_dataset/12_loading.ipynb #7e56b85d
+def _with_sides(data, source, schema, streaming):
+    "A loaded dataset with the sides it has, or with ours"
+    for name, columns in data.column_names.items():
+        for key in ('image', 'question', 'answer'):
+            if columns is not None and key not in columns:
+                raise VQAError(f"the split '{name}' has no column '{key}'", source,
+                               remedy='A dataset has image, question and answer; rename its columns.')
+    data = data.cast_column('image', datasets.Image(decode=False))
+    return _named_sides(data, source) if len(data) > 1 else _our_sides(data, source, schema, streaming)
+
+# %% ../../nbs/2_dataset/12_loading.ipynb #526f2326
+def _named_sides(data, source):
+    if unknown := [name for name in data if name.lower() not in SIDE_NAMES]:
+        raise VQAError(f"the split '{unknown[0]}' is not train, validation (val, valid, dev) or test", source,
+                       remedy='Rename it or leave it out.')
+    kind, sides = type(data), {}
+    for name in data: sides.setdefault(SIDE_NAMES[name.lower()], []).append(data[name])
+    join = datasets.concatenate_datasets
+    data = kind({side: parts[0] if len(parts) == 1 else join(parts) for side, parts in sides.items()})
+    groups = {side: {record.video for record in _records(data[side])} - {None} for side in data}
+    if shared := {group for a in groups for b in groups if a != b for group in groups[a] & groups[b]}:
+        _warn_shared(source, shared)
+    return data
+
+# %% ../../nbs/2_dataset/12_loading.ipynb #cc2c9b18
+def _our_sides(data, source, schema, streaming):
+    if streaming:
+        raise VQAError('the dataset has one split only', source,
+                       remedy='Load it without streaming, or give train, validation and test files.')
+    whole = next(iter(data.values()))
+    known = list(_records(whole))
+    if lone := sum(record.video is None for record in known):
+        raise VQAError(f'{lone} row{"s have" if lone > 1 else " has"} no "video"', source,
+                       remedy='Add a column that names the video, or the group, of every picture.')
+    said = record_sides(Line(record, Path(str(source)), i) for i, record in enumerate(known, 1))
+    splits = split_by_group(known, schema, previous=_splits_of(said, source) if said else None)
+    places = {name: [i for i, record in enumerate(known) if splits.side(record) == name] for name in splits.splits}
+    return datasets.DatasetDict({name: whole.select(rows) for name, rows in places.items()})
+
 # %% ../../nbs/2_dataset/12_loading.ipynb #bb331dc3
 def _from_parquet(files, folder, schema, streaming):
     sides = file_sides(files) or {'train': files}
@@ -233,51 +283,6 @@ def _has_labels(name) -> bool:
     would not resolve"""
     try: return bool(hf_hub_download(name, LABELS, repo_type='dataset'))
     except EntryNotFoundError: return False
-
-# %% ../../nbs/2_dataset/12_loading.ipynb #7e56b85d
-def _with_sides(data, source, schema, streaming):
-    "A loaded dataset with the sides it has, or with ours"
-    for name, columns in data.column_names.items():
-        for key in ('image', 'question', 'answer'):
-            if columns is not None and key not in columns:
-                raise VQAError(f"the split '{name}' has no column '{key}'", source,
-                               remedy='A dataset has image, question and answer; rename its columns.')
-    data = data.cast_column('image', datasets.Image(decode=False))
-    return _named_sides(data, source) if len(data) > 1 else _our_sides(data, source, schema, streaming)
-
-def _named_sides(data, source):
-    if unknown := [name for name in data if name.lower() not in SIDE_NAMES]:
-        raise VQAError(f"the split '{unknown[0]}' is not train, validation (val, valid, dev) or test", source,
-                       remedy='Rename it or leave it out.')
-    kind, sides = type(data), {}
-    for name in data: sides.setdefault(SIDE_NAMES[name.lower()], []).append(data[name])
-    join = datasets.concatenate_datasets
-    data = kind({side: parts[0] if len(parts) == 1 else join(parts) for side, parts in sides.items()})
-    groups = {side: {record.video for record in _records(data[side])} - {None} for side in data}
-    if shared := {group for a in groups for b in groups if a != b for group in groups[a] & groups[b]}:
-        _warn_shared(source, shared)
-    return data
-
-# %% ../../nbs/2_dataset/12_loading.ipynb #cc2c9b18
-def _our_sides(data, source, schema, streaming):
-    if streaming:
-        raise VQAError('the dataset has one split only', source,
-                       remedy='Load it without streaming, or give train, validation and test files.')
-    whole = next(iter(data.values()))
-    known = list(_records(whole))
-    if lone := sum(record.video is None for record in known):
-        raise VQAError(f'{lone} rows have no "video"', source,
-                       remedy='Add a column that names the video, or the group, of every picture.')
-    said = record_sides(Line(record, Path(str(source)), i) for i, record in enumerate(known, 1))
-    splits = split_by_group(known, schema, previous=_splits_of(said, source) if said else None)
-    places = {name: [i for i, record in enumerate(known) if splits.side(record) == name] for name in splits.splits}
-    return datasets.DatasetDict({name: whole.select(rows) for name, rows in places.items()})
-
-def _records(rows) -> Iterator[Record]:
-    for i, row in enumerate(rows):
-        name = Path(row['image'].get('path') or f'row {i}').name
-        yield Record(name, row['question'], row['answer'],
-                     {key: row[key] for key in WHEREABOUTS if row.get(key) is not None})
 
 # %% ../../nbs/2_dataset/12_loading.ipynb #701193d3
 def draw_examples(

@@ -38,6 +38,7 @@ def check_image_path(image) -> str|None:
     if PurePosixPath(image).is_absolute() or re.match('[A-Za-z]:', image) or '..' in PurePosixPath(image).parts:
         return f"the path '{image}' leaves the folder"
 
+# %% ../../nbs/2_dataset/02_pictures.ipynb #ba232aa7
 def tidy_path(image:str) -> str:
     "A picture's path as this package writes it: other programs write ./images/a.jpg or images//a.jpg"
     return posixpath.normpath(image) if './' in image or '//' in image or image.endswith('/') else image
@@ -88,6 +89,7 @@ def _suffix(name:str) -> str:
     "As `os.path.splitext` has it for a name that does not begin with a dot, in a third of the time"
     return name[name.rfind('.'):].lower() if '.' in name else ''
 
+# %% ../../nbs/2_dataset/02_pictures.ipynb #5f885835
 def list_pictures(
     folder:str|Path,   # Dataset folder
     on_other=None,     # Called with the path inside the folder of each visible file below it that is not listed

@@ -73,9 +73,8 @@ def make_record(
             raise wrong(f'the key "{key}" is missing', 'A record has "image", "question" and "answer".')
         if not isinstance(values[key], str): raise wrong(f'the "{key}" is not a text', 'Put it in double quotes.')
     if complaint := check_image_path(values['image']):
-        raise LineError('backslash' if 'backslash' in complaint else 'outside', complaint,
-                        remedy='Copy the picture into the '
-                        'folder and write its path there with slashes, like images/case1_000063.jpg.')
+        raise LineError('backslash' if 'backslash' in complaint else 'outside', complaint, remedy='Copy the picture '
+                        'into the folder and write its path there with slashes, like images/case1_000063.jpg.')
     if is_complete: _check_texts(values['question'], values['answer'])
     values = values | whereabouts(values)
     return Record(tidy_path(values.pop('image')), values.pop('question'), values.pop('answer'), values)
@@ -133,8 +132,8 @@ def _rows(path:Path) -> Iterator[tuple[int, dict]]:
             for batch in file.iter_batches(1024, columns=sorted(fields)):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {key: value for key, value in row.items() if value is not None} | _named(row, path,
-                                                                                                           number)
+                    kept = {key: value for key, value in row.items() if value is not None}
+                    yield number, kept | _named(row, path, number)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         why = str(error).splitlines()[0][:120]
         raise VQAError(f'the Parquet files cannot be read ({why})', path, remedy='Write them again.') from None
@@ -144,6 +143,7 @@ def _named(row:dict, path:Path, number:int) -> dict:
     inside = (row.get('image') or {}).get('path') or f'{path.stem}_{number:06d}'
     return dict(image=Path(str(inside)).name)
 
+# %% ../../nbs/2_dataset/03_records.ipynb #41331d40
 def _each_value(path:Path) -> Iterator[tuple[int, Callable]]:
     "Line or row, and how to get its values"
     if path.suffix == '.parquet':
@@ -231,6 +231,7 @@ def _checked(record:Record) -> bytes:
     except LineError as error:
         raise LineError(error.code, f"'{record.image}': {error.message}", remedy=error.remedy) from None
 
+# %% ../../nbs/2_dataset/03_records.ipynb #8db5c627
 def load_schema(
     folder:str|Path,  # Dataset folder
 ) -> EventSchema:

@@ -145,43 +145,6 @@ def record(**changes) -> str:
     return json.dumps({key: value for key, value in values.items() if value is not ...}, ensure_ascii=False)
 
 
-RECORDS = {   # the second line of labels.jsonl, and what is said about it
-    'torn': (record()[:50], 'torn or not JSON'),
-    'two in one line': (record() + record(), 'torn or not JSON'),
-    'single quotes': (record().replace('"', "'"), 'torn or not JSON'),
-    'a list': ('[1, 2]', 'not a JSON object'),
-    'a text': ('"images/v_1.png"', 'not a JSON object'),
-    'null': ('null', 'not a JSON object'),
-    'deep': ('[' * 100_000, 'torn or not JSON'),
-    'no image': (record(image=...), 'the key "image" is missing'),
-    'no question': (record(question=...), 'the key "question" is missing'),
-    'no answer': (record(answer=...), 'the key "answer" is missing'),
-    'image is a number': (record(image=7), 'the "image" is not a text'),
-    'question is a list': (record(question=[]), 'the "question" is not a text'),
-    'answer is null': (record(answer=None), 'the "answer" is not a text'),
-    'image empty': (record(image=' '), 'path of the picture'),
-    'image leaves the folder': (record(image='../secret.png'), 'leaves the folder'),
-    'image leaves in the middle': (record(image='images/../../x.png'), 'leaves the folder'),
-    'image absolute': (record(image='/etc/hostname.png'), 'leaves the folder'),
-    'image on a drive': (record(image='C:/x.png'), 'leaves the folder'),
-    'image with backslashes': (record(image='images\\v_1.png'), 'backslashes'),
-    'image missing': (record(image='images/v_2.png'), "the picture 'images/v_2.png' is missing"),
-    'image is a folder': (record(image='images'), "the picture 'images' is missing"),
-    'question empty': (record(question=' '), 'the question is empty'),
-    'question is the prefix': (record(question='<image>answer en answer en\n'), 'the question is empty'),
-    'answer empty': (record(answer=''), 'the answer is empty'),
-    'unknown event': (record(answer='Based on the image, I can see F in the 2 phase, and no other events are visible.'), "unknown event"),
-    'unknown phase': (record(answer='Based on the image, I can see A in the 9 phase, and no other events are visible.'), "unknown phase '9'"),
-    'two phases': (record(answer='A: 1, A: 2'), 'two phases'),
-    'free text': (record(answer='I do not know'), "cannot read 'i do not know'"),
-    'answer cut': (record(answer='Based on the image, I can see A in the 1 phase, and no'), None),
-    'time is a text': (record(time_s='soon'), 'the "time_s" is \'soon\''),
-    'time is a fact': (record(time_s=True), 'the "time_s" is True'),
-    'frame is a fraction': (record(frame_index=1.5), 'the "frame_index" is 1.5'),
-    'video is a number': (record(video=7), 'the "video" is 7'),
-}
-
-
 def folder_with(folder:Path, second_line:str|bytes) -> Path:
     (folder/'images').mkdir(exist_ok=True)
     PICTURE.save(folder/'images/v_1.png')
@@ -190,24 +153,12 @@ def folder_with(folder:Path, second_line:str|bytes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('kind', RECORDS)
-def test_wrong_record(kind, tmp_path):
-    line, expected = RECORDS[kind]
-    text = one_line(lambda: load_dataset(folder_with(tmp_path, line)))
-    assert text.startswith(f'{tmp_path}/labels.jsonl:2: '), text
-    if expected: assert expected in text, text
-
-
 def write(folder, **files):
     folder_with(folder, '')
     for name, content in files.items():
         path = folder/name.replace('__', '.')
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return folder
-
-
-def splits(**changes) -> str:
-    return json.dumps(dict(version=1, seed=0, ratios=dict(train=1.), by='record', splits=dict(train=['v'])) | changes)
 
 
 FOLDERS = {

@@ -11,11 +11,10 @@ from PIL import Image
 from paligemma_vqa.command.cli import run
 from paligemma_vqa.dataset.asked import read_queue
 from paligemma_vqa.dataset.lines import LineError, parse_json, to_line
-from paligemma_vqa.dataset.lint import fix, lint
+from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.dataset.loading import load_dataset, split_dataset
 from paligemma_vqa.dataset.looks import ALIKE_BITS, near_hashes
-from paligemma_vqa.dataset.pictures import Pictures, list_pictures
-from paligemma_vqa.dataset.records import Record, dataset_fingerprint, parse_record, read_records, write_records
+from paligemma_vqa.dataset.records import Record, parse_record, read_records, write_records
 from paligemma_vqa.schema import EventSchema, VQAError
 
 SCHEMA = EventSchema()
@@ -67,13 +66,6 @@ def test_every_command_reads_shards(command, tmp_path, capsys):
     else: assert code == 2 and 'labels-0.jsonl.gz:2: ' in out.out + out.err and 'Traceback' not in out.err
 
 
-def test_what_was_written_as_63_0_is_63(tmp_path):
-    folder = make_folder(tmp_path, json.dumps(LINE | dict(image='images/b_1.jpg', frame_index=63.0)))
-    (folder/'images/b_1.jpg').write_bytes((folder/LINE['image']).read_bytes())
-    assert read_records(folder)[1].frame_index == 63 and '63.0' not in read_records(folder)[1].to_json()
-    assert not [finding for finding in lint(folder) if finding.code == 'where']
-
-
 values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just('\ud800'),
                       lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
 
@@ -113,25 +105,6 @@ def parquet(folder:Path, **files) -> Path:
     return folder
 
 
-def lines_folder(folder, **said):
-    "A line for each video, which says its side in `split`"
-    write_records(folder, [Record(f'images/{video}_1.png', QUESTION, ANSWER, dict(video=video) | ({'split': split} if split else {})) for video, split in said.items()])
-    return folder
-
-
-def test_a_side_that_records_say_themselves_counts_and_new_videos_get_one(tmp_path):
-    folder = lines_folder(tmp_path, a='train', b='Val', c='dev', d='test', e=None)
-    assert {group: side for group, side in split_dataset(folder).sides.items() if group != 'e'} == dict(a='train', b='validation', c='validation', d='test')
-    assert split_dataset(lines_folder(tmp_path, a='train', b='val', c='valid', d='testing', e=None, f='eval')).sides['f'] == 'test'
-    with pytest.raises(VQAError, match="splits.json: 'a' is in 'train', and the \"split\" of its records is 'validation'"): split_dataset(lines_folder(tmp_path, a='val', b='val'))
-    with pytest.raises(VQAError, match="labels.jsonl:2: the \"split\" is 'holdout', which is no side"): split_dataset(lines_folder(tmp_path, a='train', b='holdout'))
-
-
-def test_shards_named_after_sides_are_not_trained_on(tmp_path):
-    for name, video in dict(train='a', valid='b', test='c').items(): write_records(tmp_path/f'labels-{name}.jsonl', [Record(f'images/{video}_1.png', QUESTION, ANSWER, dict(video=video))])
-    assert split_dataset(tmp_path).sides == dict(a='train', b='validation', c='test')
-
-
 @pytest.mark.parametrize('name', ['val_00000_of_00001', 'valid', 'dev', 'validation_0'])
 def test_validation_under_any_name_is_not_trained_on(name, tmp_path):
     folder = parquet(tmp_path/'d', train_0='ab', **{name: 'c'}, test='d')
@@ -142,61 +115,7 @@ def test_validation_under_any_name_is_not_trained_on(name, tmp_path):
     assert not (folder/'splits.json').exists() and run(['split', str(folder)]) == run(['lint', str(folder)]) == 0
 
 
-def test_a_name_that_says_nothing_is_an_error_beside_others(tmp_path):
-    folder = parquet(tmp_path/'d', train='ab', holdout='c')
-    for read in (load_dataset, split_dataset):
-        with pytest.raises(VQAError, match='holdout.parquet: the name says no split'): read(folder)
-
-
-def test_numbers_in_parquet_are_checked(tmp_path):
-    folder = parquet(tmp_path/'d', all='abc')
-    table = pyarrow.parquet.read_table(folder/'all.parquet').to_pylist()
-    table[5]['time_s'] = float('nan')
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), folder/'all.parquet')
-    for read in (read_records, load_dataset, split_dataset):
-        with pytest.raises(VQAError, match=r'all.parquet:6: '): read(folder)
-
-
-def test_fingerprint_sees_every_label_file(tmp_path):
-    folder = make_folder(tmp_path, name='labels-0.jsonl')
-    seen = {dataset_fingerprint(folder)}
-    (folder/'labels-1.jsonl').write_text(json.dumps(LINE))
-    seen.add(dataset_fingerprint(folder))
-    (folder/'labels-1.jsonl').write_text(json.dumps(LINE | dict(answer=SCHEMA.render({}))))
-    seen.add(dataset_fingerprint(folder))
-    assert len(seen) == 3
-
-
-def test_shards_are_repaired(tmp_path):
-    folder = make_folder(tmp_path, '{"image": "torn', name='labels-0.jsonl.gz')
-    repaired, backup = fix(folder)
-    assert [finding.code for finding in repaired] == ['torn'] and backup.name.startswith('labels-0.jsonl.gz.')
-    assert len(read_records(folder)) == 1 and gzip.decompress((folder/'labels-0.jsonl.gz').read_bytes()).count(b'\n') == 1
-
-
 # --- folders
-
-def test_only_pictures_are_pictures(tmp_path):
-    for name in ('case1/f_1.jpg', 'case2/f_1.jpg', '.ipynb_checkpoints/a-checkpoint.jpg', 'case1/._f_1.jpg', '__MACOSX/case1/f_1.jpg', 'Thumbs.db', 'x.jpg/y.txt'):
-        (tmp_path/'images'/name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path/'images'/name).touch()
-    (tmp_path/'images/case1/up').symlink_to(tmp_path/'images')
-    pictures = Pictures(tmp_path)
-    pictures.scan()
-    assert sorted(list_pictures(tmp_path)) == pictures.items == ['images/case1/f_1.jpg', 'images/case2/f_1.jpg']
-    assert list(pictures.videos) == ['case1/f', 'case2/f']
-
-
-def test_a_wrong_line_of_frames_locks_nobody_out(tmp_path):
-    make_folder(tmp_path)
-    (tmp_path/'frames.jsonl').write_text('\n'.join(('{"image": "images/a_000030.jpg", "video": "a", "frame_index": 30, "time_s": 1.5}',
-        '{"note": "hi"}', '[]', '{"image": "images/a_000030.jpg", "frame_index": "<b>1</b>"}', '{"image": "../x.jpg"}', '{"torn')))
-    pictures = Pictures(tmp_path)
-    pictures.read_frames()
-    assert pictures.info('images/a_000030.jpg') == dict(video='a', frame_index=30, time_s=1.5)
-    assert [problem.line for problem in pictures.problems] == [2, 3, 4, 5, 6]
-    assert len([finding for finding in lint(tmp_path) if finding.path.endswith('frames.jsonl')]) == 5
-
 
 @pytest.mark.parametrize('line', ['{"image": "a.jpg"}', '{"image": "a.jpg", "bits": "<b>"}', '{"image": 7, "bits": 1}', '{"image": "a.jpg", "bits": NaN}', '[1]'])
 def test_a_queue_is_checked(tmp_path, line):
