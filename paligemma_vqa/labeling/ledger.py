@@ -166,10 +166,6 @@ class Keys:
         for tracks in self._tracks.values():
             for places in tracks.values(): places.sort()
 
-    def forget_places(self) -> None:
-        "The order of the pictures has changed: sort the keys anew when they are next needed"
-        self._tracks = None
-
 # %% ../../nbs/1_label/01_ledger.ipynb #75b19eda
 class Fields(Keys):
     "What is known about pictures beside the keys"
@@ -182,6 +178,15 @@ class Fields(Keys):
         self.counts:Counter[str] = Counter()       # how many pictures have each of these
         # the pictures marked for a second look, as keys, in the order of marking
         self.flagged:dict[str, bool] = {}
+        self._looked_at:dict[str, list]|None = None
+
+    def looked_at(self, video:str) -> list[tuple]:
+        "The places in a video at which anything was ever decided, in order: of most of a long one nothing was"
+        if self._looked_at is None:
+            self._looked_at = defaultdict(list)
+            for video, place in sorted(self.place(item) for item in self.fields.keys() | self.statuses.keys()
+                                       if self.place(item)[0] is not None): self._looked_at[video].append(place)
+        return self._looked_at[video]
 
     def change(self, item:str, changes:dict) -> None:
         "Set a picture's keys and fields to the new values of `changes`"
@@ -192,6 +197,17 @@ class Fields(Keys):
             elif name == 'flagged': self._flag(item, change[1])
             elif change[1] is None: self.fields.get(item, {}).pop(name, None)
             else: self.fields.setdefault(item, {})[name] = change[1]
+        if self._looked_at is not None and changes.keys() & {'said', 'status'}: self._look(item)
+
+    def _look(self, item):
+        video, place = self.place(item)
+        if video is None: return
+        places = self._looked_at[video]
+        if (at := bisect_left(places, place)) == len(places) or places[at] != place: places.insert(at, place)
+
+    def forget_places(self) -> None:
+        "The order of the pictures has changed: sort anew what is next needed"
+        self._tracks = self._looked_at = None
 
     def _set_status(self, item, old, status):
         if 'flagged' in (old, status):   # written when a flag was a status, and took the place of what the picture was

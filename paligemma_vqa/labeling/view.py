@@ -32,7 +32,7 @@ HOME = files('paligemma_vqa.labeling')
 @lru_cache
 def _templates() -> Environment:
     return Environment(loader=FileSystemLoader(str(HOME/'templates')), autoescape=True, trim_blocks=True,
-                       lstrip_blocks=True)
+                       lstrip_blocks=True, auto_reload=False)
 
 def fill(template:str, **values) -> str:
     "A file of `templates/` with values in it, each of them escaped"
