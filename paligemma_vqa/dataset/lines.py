@@ -113,6 +113,7 @@ def _check_integers(value) -> None:
     for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ():
         _check_integers(part)
 
+# %% ../../nbs/2_dataset/01_lines.ipynb #723f2360
 def write_lines(
     path:str|Path,            # Ends in .gz: it is compressed
     lines:Iterable[Mapping|bytes],   # Objects, or what `to_line` made of them

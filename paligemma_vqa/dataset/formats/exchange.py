@@ -65,7 +65,8 @@ def by_picture(said:Iterable[Said], source:Source, empty:str) -> tuple[dict[str,
         path = plain_path(one.address)
         before = addresses.setdefault(item, path)
         elsewhere = PurePosixPath(before).parent.name != PurePosixPath(path).parent.name
-        if elsewhere and '/upload/' not in path and not item.endswith((f'/{path}', before)):
+        is_told = any('/upload/' in name or f'/{item}'.endswith(f'/{name}') for name in (before, path))
+        if elsewhere and not is_told:
             raise VQAError(f"'{before}' and '{path}' can both only be '{item}'", source.path,
                            remedy='Copy the other picture into its folder, or say where to look: --inside FOLDER.')
         annotation = {} if one.annotation is None and empty == 'nothing' else one.annotation
@@ -86,6 +87,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)            # What was guessed
     backup: Path|None = None                                  # The labels file as it was, if a label in it changed
 
+# %% ../../../nbs/2_dataset/33_exchange.ipynb #05fdc3fe
 def _same(one:Record, other:Record, schema:EventSchema) -> bool:
     try: return schema.parse(one.answer) == schema.parse(other.answer)
     except VQAError: return one.answer == other.answer
@@ -139,6 +141,7 @@ def _task_of(folder:Path, schema:EventSchema) -> tuple[str, str]:
     task = survey_task([(record.question, record.answer) for record in read_records(path, schema)], schema).task
     return task.question, task.answer_format
 
+# %% ../../../nbs/2_dataset/33_exchange.ipynb #3e7b128f
 def _make_records(item:str, said:list[Said], source:Source, format:str, question:str,
                   answer_format:str) -> list[Record]:
     "The records of what was said about a picture"
@@ -146,10 +149,8 @@ def _make_records(item:str, said:list[Said], source:Source, format:str, question
     for one in said:
         extra = source.finder.pictures.info(item) | one.extra
         if one.extra.get('video') and (video := find_video(source.finder, one.extra['video'])): extra['video'] = video
-        values = dict(image=item, question=question,
-                      answer=source.names.schema.render(one.annotation,
-                                                        answer_format)) | extra | {'source': extra.get('source',
-                                                            format)}
+        answer = source.names.schema.render(one.annotation, answer_format)
+        values = dict(image=item, question=question, answer=answer) | extra | dict(source=extra.get('source', format))
         try: records.append(make_record(values))
         except VQAError as error: source.leave_out(f'{one.where}: {error.message}', remedy=error.remedy)
     return records
@@ -189,8 +190,7 @@ def import_labels(
     schema:EventSchema|None=None,              # None: the folder's own
     mapping:Mapping[str, Meaning|str]|None=None,   # Labels that the schema names otherwise; see `read_mapping`
     video:str|None=None,                       # The video of the file's frames or seconds, when it does not say
-    empty:str='skip',
-    # A picture about which nothing is said: 'skip' it, or 'nothing' is visible
+    empty:str='skip',                          # A picture about which nothing is said: 'skip', or 'nothing' is visible
     write:bool=True,                           # Put them into labels.jsonl
     existing:str='keep',                       # Pictures that are labeled otherwise: 'keep', 'replace' or 'join'
     inside:str|None=None,                      # Look for pictures only below this folder of the data set
@@ -215,8 +215,8 @@ def import_labels(
         if accept_schema: schema, result = shown, _collect(source(shown), format, empty)
         else:
             raise VQAError(error.message, error.path, error.line, f"{error.remedy} The folder has no schema.json: the "
-                           f"file shows events {', '.join(shown.events)}; phases "
-                       f"{', '.join(shown.phases)}. Take these with --accept-schema.") from None
+                           f"file shows events {', '.join(shown.events)}; phases {', '.join(shown.phases)}. Take these "
+                           "with --accept-schema.") from None
     if write and is_new and accept_schema: schema.save(folder/'schema.json')
     if write: result.kept, result.changed, result.backup = merge_records(folder, result.records, existing, schema)
     return result

@@ -26,6 +26,7 @@ def stored_name(name:str) -> str:
     plain = re.sub(r'^[0-9a-f]{8}-', '', name.strip())
     return re.sub(r'[^-\w.]', '', plain.replace(' ', '_')).casefold()
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #0bbeb6fe
 def plain_path(address:str) -> str:
     "The path in an address: of a web server, of a local-files storage, of Windows"
     text = str(address).replace('\\', '/')
@@ -40,6 +41,7 @@ def cutting(folder:str|Path) -> str:
     "What to type to have the frames of a video in `folder`"
     return pasteable('frames', 'VIDEO', '--output', Path(folder))
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #aa2400aa
 class Finder:
     "The pictures of a data set folder, by the addresses that other tools give them"
     def __init__(self,
@@ -52,8 +54,7 @@ class Finder:
         self.items = [item for item in self.pictures.items if item.startswith(self.inside)]
         if not self.items:
             raise VQAError(f"there are no pictures{f' in {inside}' if inside else ''}", folder,
-                           remedy='Copy them to images/, or cut a video: '
-                                  f'{cutting(folder)}')
+                           remedy=f'Copy them to images/, or cut a video: {cutting(folder)}')
         self._known, self._by_name, self._by_stored, self._by_stem = set(self.items), {}, {}, {}
         for item in self.items:
             name = PurePosixPath(item).name
@@ -87,7 +88,7 @@ def _deepest(items:list[str], path:str) -> list[str]:
     return [item for item in items if shared(item) == most]
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #e1f728a2
-_ABOUT = re.compile(r'[-_ .]?(phases?|tools?|timestamps?|annotations?|labels?|events?|segments?|intervals?|presence)+$',
+_ABOUT = re.compile(r'([-_ .]?(phases?|tools?|timestamps?|annotations?|labels?|events?|segments?|intervals?|presence))+$',
                     re.IGNORECASE)
 
 def find_video(finder:Finder, name:str) -> str|None:
@@ -269,6 +270,7 @@ def _place(source:Source, video:str, frame:tuple, in_frames:bool) -> float:
                           f'{cutting(source.finder.pictures.folder)}; or say --fps, the frames a second by which the '
                           'pictures are numbered.')
 
+# %% ../../../nbs/2_dataset/23_source.ipynb #5514f932
 def _at(stretches:list[Stretch], place:float, item:str, path) -> Annotation|None:
     "What holds at a place; where one interval ends on the frame on which the next begins, the next one counts"
     here = [s for s in stretches if s.start - 1e-6 <= place
