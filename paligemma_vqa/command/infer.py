@@ -30,6 +30,7 @@ def drawing_names(
     alike = [drawing.lower() for drawing in plain.values()]
     return {name: drawing if alike.count(drawing.lower()) == 1 else f'{name}.png' for name, drawing in plain.items()}
 
+# %% ../../nbs/9_command/09_infer.ipynb #89bbb95d
 def _pictures(path:Path, save_dir:Path|None=None) -> list[Path]:
     "The picture, or those in a folder but for what `save_dir` holds"
     from paligemma_vqa.inference.predictor import picture_files
@@ -46,6 +47,7 @@ def _free_text(predictor, files:list[Path], prompt:str) -> Iterator[dict]:
         try: yield dict(image=str(path), answer=predictor.generate(path, prompt))
         except VQAError as error: yield dict(image=str(path), error=str(error))
 
+# %% ../../nbs/9_command/09_infer.ipynb #2eb511c1
 def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int,
              valid_mass:bool) -> Iterator[tuple[dict, object]]:
     "What is kept and what is asked, as `(values, prediction)`"
@@ -59,12 +61,14 @@ def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int,
     for results in (fresh, new):
         for result in results: yield result.to_dict(), result
 
+# %% ../../nbs/9_command/09_infer.ipynb #5f178ca2
 def _tell(values:dict, is_folder:bool) -> None:
     "An answer for a person, with what else was asked about it"
     say(*([values['image']] if is_folder else []), '>> Model Response:', values['answer'])
     if values.get('valid_mass') is not None:
         say(f"free text would be a valid answer with probability {values['valid_mass']:.4f}")
 
+# %% ../../nbs/9_command/09_infer.ipynb #e5b03fa0
 def _draw(prediction, path:Path) -> None:
     "A new answer always, one that was kept unless its drawing is there"
     if prediction.picture is None and path.exists(): return

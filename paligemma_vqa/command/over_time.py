@@ -29,6 +29,7 @@ def _rows(frames:Frames) -> dict[str, np.ndarray]:
     "The rows of each video"
     return {video: np.flatnonzero(frames.videos == video) for video in frames.video_names}
 
+# %% ../../nbs/9_command/13_over_time.ipynb #aaf4d0af
 def segments_of(
     frames:Frames,
     codes:np.ndarray,   # [N, E] the frames' truth, or what was said
@@ -39,6 +40,7 @@ def segments_of(
         if len(rows) > 1: found += to_segments(codes[rows], frames.times_s[rows], frames.schema, video=video)
     return found
 
+# %% ../../nbs/9_command/13_over_time.ipynb #3689e147
 def tracks_of(frames:Frames) -> list[Track]:
     "The videos of frames with times and probabilities, those with two frames or more"
     return [Track(frames.truth[rows], frames.times_s[rows], frames.probabilities[rows])
@@ -102,6 +104,7 @@ def _relaxed(frames:Frames, codes:np.ndarray, window_s:float) -> float:
                           for e in range(codes.shape[1])]) for rows in _rows(frames).values()]
     return round(float(np.mean(per_video)), 6)
 
+# %% ../../nbs/9_command/13_over_time.ipynb #29ea7d01
 def _smoothed(frames:Frames, choice:Choice) -> np.ndarray:
     "[N, E] codes; an answer that could not be read says nothing"
     if choice.method == 'raw': return np.maximum(frames.predicted, 0)

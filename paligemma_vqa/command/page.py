@@ -157,10 +157,12 @@ def _embedded(path:str, width_px:int=720) -> str:
     jpeg = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
     return f'data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}'
 
+# %% ../../nbs/9_command/15_page.ipynb #630b0929
 def _said(schema:EventSchema, codes) -> str:
     found = schema.from_codes(tuple(max(int(code), 0) for code in codes))
     return ', '.join(f'{event} {phase}' for event, phase in found.items()) or 'nothing'
 
+# %% ../../nbs/9_command/15_page.ipynb #a69fd136
 def _doubts(schema:EventSchema, probabilities) -> list[tuple[str, list[tuple[str, float]]]]:
     "Of events that are not certain, the likeliest states"
     states = ('absent', *schema.phases)
@@ -198,10 +200,12 @@ def _templates() -> jinja2.Environment:
     found.filters |= dict(number=_number, shortened=lambda name: name if len(name) < 24 else f'{name[:22]}…')
     return found
 
+# %% ../../nbs/9_command/15_page.ipynb #f3cee57b
 def _lowest(report:Mapping, name:str) -> list[tuple[str, float]]:
     known = [(video, values[name]) for video, values in report['per_video'].items() if values[name] is not None]
     return sorted(known, key=lambda one: one[1])[:2]
 
+# %% ../../nbs/9_command/15_page.ipynb #c1d83d6c
 CONTENTS = (('first', 'Read this first', 'overall'), ('scores', 'Scores', 'overall'),
             ('segments', 'Over time', 'over_time'),
             ('videos', 'Each video', 'overall'), ('events', 'Each event', 'overall'),

@@ -46,12 +46,14 @@ def _bare(predictor, frames:Frames, batch_size:int) -> np.ndarray:
     found = base.predict_each(list(frames.images), batch_size, bound=None)
     return answered(frames, found, 'base').predicted
 
+# %% ../../nbs/9_command/01_report.ipynb #0533ed45
 def _probe(predictor, train:Frames, frames:Frames, batch_size:int) -> np.ndarray:
     "[N, E] what a linear probe on the vision tower says; trained on 1,000 frames at most"
     some = train[np.unique(np.linspace(0, len(train) - 1, min(1000, len(train))).astype(int))]
     def features(frames): return vision_features(predictor, list(frames.images), batch_size)
     return linear_probe(features(some), some.truth, features(frames))
 
+# %% ../../nbs/9_command/01_report.ipynb #1d973f27
 def baselines_of(
     predictor,             # A `Predictor`
     train:Frames,          # Truth only
@@ -149,6 +151,7 @@ def _line(title:str, cells) -> str:
     "A row in Markdown; a bar in a name would begin another cell"
     return '| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in (title, *cells)) + ' |'
 
+# %% ../../nbs/9_command/01_report.ipynb #ab5fc511
 def _segment_lines(found:Mapping|None) -> list[str]:
     if not found: return []
     names = ('segments', 'F1@10', 'F1@25', 'F1@50', 'F1@50, mean over videos', 'edit', 'start latency, s', 'missed',
@@ -195,6 +198,7 @@ def _prediction_lines(frames:Frames, root:Path):
                                predicted=frames.schema.from_codes(tuple(map(int, np.maximum(frames.predicted[i], 0))))),
                           ensure_ascii=False) + '\n').encode()
 
+# %% ../../nbs/9_command/01_report.ipynb #82cb0dff
 def _galleries(frames:Frames, other:Frames|None, report:Mapping) -> dict[str, list[dict]]:
     found = {name: gallery(frames, rows) for name, rows in rank_frames(frames).items()}
     if other: found |= {name: gallery(frames, report['comparison'][name], other) for name in ('broken', 'mended')}

@@ -33,6 +33,7 @@ def only_results():
         with redirect_stdout(sys.stderr): yield
     finally: _stdout = before
 
+# %% ../../nbs/9_command/03_terminal.ipynb #483c0c93
 def say(*lines) -> None:
     "Print result lines on the real standard output; what it has no characters for is escaped"
     stream = _stdout or sys.stdout
@@ -118,10 +119,12 @@ def _check_path(path:Path) -> None:
     except RuntimeError:
         raise VQAError('is a loop of symbolic links', path, remedy='Give the path of a file or folder.') from None
 
+# %% ../../nbs/9_command/03_terminal.ipynb #11eb5101
 def stopped() -> VQAError:
     "What is told to somebody who stopped the command"
     return VQAError('stopped; what was finished is kept', exit_code=130)
 
+# %% ../../nbs/9_command/03_terminal.ipynb #fe4dc41b
 def checked(command:Callable) -> Callable:
     "`command`, with what it was given looked at first"
     @wraps(command)

@@ -114,6 +114,7 @@ def _is_many(path:Path|None) -> bool:
     from paligemma_vqa.media.folders import look_into
     return path is not None and path.is_dir() and bool(look_into(path).videos)   # a recorder saves stills beside them
 
+# %% ../../nbs/9_command/11_video.ipynb #6df213ef
 def _whole(path:str|Path|None) -> str|Path|None:
     "A path as seen from anywhere; a name as it is"
     return Path(path).resolve() if path is not None and Path(path).exists() else path
@@ -173,6 +174,7 @@ def _time(text:str|None, option:str) -> float|None:
         raise VQAError(f"{option} is '{text}', which is no time", remedy='Write seconds, or 1:02:03.')
     return time_s
 
+# %% ../../nbs/9_command/11_video.ipynb #ce8759c5
 def _span(start:str|None, end:str|None) -> dict:
     "`start_s` and `end_s`; `VQAError` when there is nothing between them"
     start_s, end_s = _time(start, '--start') or 0.0, _time(end, '--end')
@@ -203,6 +205,7 @@ def _dynamics(schema, data):
     return Dynamics.from_labels(schema, [record for record in read_records(data) if splits is None
                                          or splits.side(record) == 'train'])
 
+# %% ../../nbs/9_command/11_video.ipynb #689a30e0
 def _task_near(*folders):
     """What the first of these data sets that has a schema or labels asks, for a base that was not trained on any; None
     without one"""
@@ -259,6 +262,7 @@ def _tell(result, broken, queued, asked) -> None:
     if asked.to_label: say(f'{len(queued)} frames are waiting for labels in {asked.to_label}')
     _what_next(result, asked)
 
+# %% ../../nbs/9_command/11_video.ipynb #4110dd06
 def _what_next(result, asked) -> None:
     "Why there is nothing, and the command that makes the next model better"
     if not result.segments:
@@ -266,6 +270,7 @@ def _what_next(result, asked) -> None:
         say(*why_nothing(result))
     _next(asked)
 
+# %% ../../nbs/9_command/11_video.ipynb #1bf101a7
 def _model_of(asked) -> tuple: return ('--lora-path', asked.lora_path) if asked.lora_path else ('--model', asked.model)
 
 def _next(asked) -> None:

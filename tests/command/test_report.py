@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import CHROMIUM
-from paligemma_vqa.command.page import gallery, page, too_few
+from paligemma_vqa.command.page import gallery, page
 from paligemma_vqa.command.report import baselines_of, evaluate, keep_smoothing, summary_table
 from paligemma_vqa.command.train import _measure
 from paligemma_vqa.command.truth import task_of, truth_of
@@ -97,17 +97,6 @@ def test_an_adapter_that_cannot_be_written_is_scored_all_the_same(trained, monke
     predictor.folder = Path('/proc/1/none')
     with pytest.warns(UserWarning, match='not kept'): assert not keep_smoothing(predictor, Choice('raw', None, 'frame by frame'))
     assert AdapterInfo.load(trained / 'run' / 'adapter').smoothing == before
-
-
-def test_too_little_is_said_first_with_how_many_more():
-    few = frame_metrics(simulate_frames(videos=2, frames=30))
-    text = summary_table(few | dict(split='test'))
-    assert text.startswith('**Too few to tell: 60 frames of 2 videos.')
-    more = int(re.search(r'About (\d+) videos more', text)[1])
-    half = (few['overall']['event_f1']['high'] - few['overall']['event_f1']['low']) / 2
-    assert more == pytest.approx(max(8, 2 * (half / .1) ** 2) - 2, abs=1)
-    assert 'Too few to tell' in page(few, EventSchema(), {})
-    assert too_few(frame_metrics(simulate_frames(videos=10, frames=30))) is None
 
 
 def packed(folder, to, as_shards=False):
