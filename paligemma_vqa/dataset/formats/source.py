@@ -88,7 +88,7 @@ def _deepest(items:list[str], path:str) -> list[str]:
     return [item for item in items if shared(item) == most]
 
 # %% ../../../nbs/2_dataset/23_source.ipynb #e1f728a2
-_ABOUT = re.compile(r'([-_ .]?(phases?|tools?|timestamps?|annotations?|labels?|events?|segments?|intervals?|presence))+$',
+_ABOUT = re.compile(r'([-_ .]?(presence|(phase|tool|timestamp|annotation|label|event|segment|interval)s?))+$',
                     re.IGNORECASE)
 
 def find_video(finder:Finder, name:str) -> str|None:
