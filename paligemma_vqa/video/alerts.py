@@ -66,7 +66,7 @@ class EventWatch:
     ):
         self.schema, self._alerts, self._hold_s = schema, wanted_alerts(alerts, schema), hold_s
         self._state, self._since, self._last_s = [0] * len(schema.events), [(0.0, [])] * len(schema.events), None
-        self._gaps = deque(maxlen=100)   # the last ones, to know what is usual
+        self._gaps, self._is_cut = deque(maxlen=100), False   # the last gaps, to know what is usual
 
     @property
     def usual_s(self) -> float:
@@ -83,7 +83,9 @@ class EventWatch:
         gap_s = 0.0 if self._last_s is None else frame.time_s - self._last_s
         segments = self.finish() if gap_s > self.hold_s else []
         change_s = frame.time_s if segments or gap_s > self.hold_s else frame.time_s - gap_s / 2
-        if 0 < gap_s <= self.hold_s: self._gaps.append(gap_s)
+        is_long = gap_s > self.hold_s
+        if gap_s > 0 and (self._is_cut or not is_long): self._gaps.append(gap_s)   # two long ones in a row are usual
+        self._is_cut = is_long
         alerts, self._last_s = [], frame.time_s
         for i, (event, before, code) in enumerate(zip(self.schema.events, self._state, frame.codes)):
             confidence = float(frame.probabilities[i, code])

@@ -133,11 +133,12 @@ def _conclude(predictor, name:str, folder:Path, found:Found, clock:Clock, truth,
         codes = choice(probabilities, times_s)
         return codes, to_segments(codes, times_s, schema, clock.duration_s, probabilities, name)
     codes, segments = segments_by(choice)
-    metrics = truth and dict(raw=segment_metrics(truth, segments_by(Choice('raw', None, 'frame by frame'))[1]),
-                             smoothed=segment_metrics(truth, segments))
+    metrics = None if truth is None else dict(
+        raw=segment_metrics(truth, segments_by(Choice('raw', None, 'frame by frame'))[1]),
+        smoothed=segment_metrics(truth, segments))
     return VideoResult(name, folder, schema, settings.fps, np.array(found.indices), times_s, probabilities, codes,
                        segments, found.losses, {},
-                       metrics if truth is not None else None, clock,
+                       metrics, clock,
                        dict(method=choice.method, name=choice.name, reason=choice.reason))
 
 # %% ../../nbs/6_watch/06_analyze.ipynb #02764924

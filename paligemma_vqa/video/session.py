@@ -82,13 +82,14 @@ class Session:
     def finish(self, report:Mapping) -> None:
         "Write the tables and, last, report.json"
         for file in self._files.values(): file.close()
-        segments = list(read_session(self.folder, self.schema))
         try:
+            segments = read_session(self.folder, self.schema)
             write_segments(self.folder, segments, self.schema, self.source, report.get('seconds'),
                            started_at=self.began)
             write_atomically(self.folder / 'report.json',
                              [json.dumps(dict(report), ensure_ascii=False, indent=1, default=str).encode()])
-        except OSError as error: self.failed = f'the report could not be written: {error.strerror or error}'
+        except (OSError, VQAError) as error:
+            self.failed = f'the report could not be written: {getattr(error, "strerror", None) or error}'
 
 # %% ../../nbs/6_watch/11_session.ipynb #fbbe4218
 def _rows(path:Path) -> Iterator[dict]:
