@@ -22,6 +22,7 @@ class Alternative:
 def _common_prefix(one:str, two:str) -> str:
     return one[:next((i for i, (a, b) in enumerate(zip(one, two)) if a != b), min(len(one), len(two)))]
 
+# %% ../../nbs/4_answer/01_automaton.ipynb #3a8d009a
 def _cuts(schema:EventSchema, answer_format:str) -> list[Callable]:
     """Ways to cut an answer, the natural one first; each gives `(head, step, end)`, functions that make the text of
     a piece"""
@@ -256,6 +257,7 @@ def _escape(text:str) -> str:
     # re.escape also escapes blanks, which not every engine accepts
     return re.sub(r'([.^$*+?{}\[\]\\|()])', r'\\\1', text)
 
+# %% ../../nbs/4_answer/01_automaton.ipynb #3494d336
 def answer_regex(schema:EventSchema, answer_format:str|None=None) -> str:
     "A regular expression that matches exactly the answers of `schema`: no look-ahead, no references, no repetition"
     f = schema.answer_formats[answer_format or schema.answer_format]

@@ -45,6 +45,7 @@ class Trial:
         "Such as `'answer en' once`"
         return f"'answer en' {next(name for name, prefix in PREFIXES.items() if prefix == self.task.prefix)}"
 
+# %% ../../nbs/4_answer/09_elsewhere.ipynb #d25ea79a
 def try_task(
     model, processor,        # As from `load_adapter`
     info:AdapterInfo,        # Of them, with any task

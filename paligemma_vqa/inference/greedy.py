@@ -62,6 +62,7 @@ def guess_rates(
             for i, code in enumerate(a.codes): seen[decided + i, code] += np.exp(log_probability) * mass
     return seen / seen.sum(-1, keepdims=True)
 
+# %% ../../nbs/4_answer/03_greedy.ipynb #45dd0080
 def branches(automaton, state:int, rates:np.ndarray|None=None) -> list[tuple[int, float]]:
     "The guessed probability of each token that may follow `state`; without rates, all alike"
     if rates is None: return [(token, 1 / len(automaton.next(state))) for token in automaton.next(state)]

@@ -23,6 +23,7 @@ def _bit_sums(tensor:torch.Tensor) -> bytes:
     if bits.device.type == 'mps': bits = bits.cpu()
     return b''.join(bits.sum(axis, dtype=torch.int64).cpu().numpy().tobytes() for axis in (0, 1))
 
+# %% ../../nbs/4_answer/07_kept.ipynb #6ade4622
 def weights_digest(
     model:torch.nn.Module,   # On any device, in any precision
 ) -> str:
@@ -67,6 +68,7 @@ def _bytes(path:Path) -> str:
         digest.update(f'{one.relative_to(path).as_posix()} {content}\n'.encode())
     return digest.hexdigest()[:32]
 
+# %% ../../nbs/4_answer/07_kept.ipynb #d8661b40
 def source_mark(
     path:str|Path,   # A file, or a folder of them
 ) -> dict[str, str]:

@@ -98,6 +98,7 @@ def _plan(search:_Search, goal:float, most:int, may_exceed:bool) -> None:
         child = session.child(row, node, token)
         session.follow(row, session.automaton.forced(session.states[row][child])[0], child)
 
+# %% ../../nbs/4_answer/04_posterior.ipynb #5f5ba900
 def _rest(search:_Search, most:int=200) -> np.ndarray:
     """[E, P+1] what the frontier's answers probably say: so far as they are written, and then by the guess; what is
     less than a millionth together is taken to be like the others"""
@@ -212,7 +213,8 @@ def _valid_mass(searches:list[_Search], least:float=.01) -> list[float]:
         normalizers = session.passes.reader.head.log_normalizers(hidden)
         first = session.intro_logits[row][range(n), [column[t] for t in session.intro]].sum() - normalizers[:n].sum()
         normalizer = dict(zip(needed, normalizers[n:]))
-        masses.append(float(sum(np.exp(first + sum(session.logits[row][node][column[token]] - normalizer[node] for node,
-                                                   token in zip(nodes, rest)))
-                                for nodes, rest in its_paths)))
+        def raw(nodes, rest):
+            "The log-probability of an answer's own tokens, of all the vocabulary"
+            return sum(session.logits[row][node][column[token]] - normalizer[node] for node, token in zip(nodes, rest))
+        masses.append(float(sum(np.exp(first + raw(*path)) for path in its_paths)))
     return masses

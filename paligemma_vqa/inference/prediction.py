@@ -83,6 +83,7 @@ def _draw_chips(axis, prediction):
                   parse_math=False, bbox=dict(boxstyle='round,pad=.3', facecolor=color, edgecolor='white',
                                               linewidth=.6))
 
+# %% ../../nbs/4_answer/06_prediction.ipynb #81b1fb53
 def _draw_bars(axis, prediction):
     schema = prediction.schema
     for row, event in enumerate(schema.events):

@@ -82,6 +82,53 @@ def _prompt_tokens(processor, image_size, question, prefix=ANSWER_PREFIX) -> tor
               else format_prompt(question, prefix))
     return processor(text=[prompt], images=[blank], return_tensors='pt')['input_ids']
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #3ddff985
+class _Loaded:
+    "A model that was loaded with its task"
+    def __init__(self, model, processor,
+        schema:EventSchema,
+        question:str|None=None,        # As it stands in a record; None for the schema's first
+        answer_format:str|None=None,   # One of the schema's; None for its first
+        info:AdapterInfo|None=None,    # Where the model comes from
+        # Compile the passes for each batch size met; minutes for a large model, so for many pictures
+        compile:bool=False,
+    ):
+        self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
+        self.folder = None             # Of the adapter, when it was loaded from one
+        self.base = info.base_model if info else None      # What is below the adapter, wherever it was found
+        self.task = Task(schema, question or '', answer_format or '', info.prompt_prefix if info else ANSWER_PREFIX)
+        self.question, self.answer_format = self.task.question, self.task.answer_format
+        self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
+        self.image_size = model.config.vision_config.image_size
+        self._prefix = _prompt_tokens(processor, self.image_size, self.question, self.task.prefix)
+        self._fixed, self._lock = {} if compile else None, threading.Lock()   # pictures at once -> compiled passes
+
+    @classmethod
+    def from_adapter(cls, folder:str|Path, base:str|Path|None=None, device:str|None=None,
+                     dtype:torch.dtype|str|None=None,
+                     quantization:str|None=None, compile:bool=False) -> 'Predictor':
+        "From what training wrote, or a merged model, on the base that it names; LoRA is merged into the weights"
+        model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(),
+                                              quantization=quantization)
+        predictor = cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
+        predictor.folder, predictor.base = adapter_folder(folder), base or info.base_model
+        return predictor
+
+    @classmethod
+    def from_base(cls, name:str|Path, schema:EventSchema|Task|None=None, device:str|None=None,
+                  dtype:torch.dtype|str|None=None,
+                  quantization:str|None=None, compile:bool=False) -> 'Predictor':
+        """From a base model that was not trained on `schema`: well-formed answers, not yet good ones. A `Task` instead
+        of a schema also says what to ask and how to answer"""
+        quantization = None if quantization == 'none' else quantization
+        model, processor = load_base(name, dtype=dtype, device=device or best_device(), quantization=quantization)
+        task = schema if isinstance(schema, Task) else Task(schema or EventSchema())
+        return cls(model, processor, task.schema, task.question, task.answer_format, compile=compile)
+
+    def _tokens(self, question): return _prompt_tokens(self.processor, self.image_size, question)
+
+    def _prepare(self, images): return preprocess_images([open_image(image) for image in images], self.image_size)
+
 # %% ../../nbs/4_answer/08_predictor.ipynb #af54ba6e
 def _passes(predictor, inputs, rows):
     "None for passes of fitting shapes, or compiled ones over `rows` pictures"
@@ -122,6 +169,7 @@ def _try(function, *arguments):
     try: return function(*arguments)
     except VQAError as error: return error
 
+# %% ../../nbs/4_answer/08_predictor.ipynb #88694d0c
 def _answer_files(predictor, names, root, out_jsonl, batch_size, made_by, settings) -> Iterator[Prediction|Failure]:
     "Answers to the pictures `names` below `root`, each appended to `out_jsonl`; one that cannot be used is a `Failure`"
     rows = min(batch_size, len(names))
@@ -197,53 +245,6 @@ def generate(
         raise VQAError('the model computes values that are not numbers, so it has no answer', exit_code=1,
                        remedy='Try dtype float32; if that does not help, the weights are damaged.')
     return predictor.processor.tokenizer.decode(out.sequences[0, ids.shape[1]:], skip_special_tokens=True)
-
-# %% ../../nbs/4_answer/08_predictor.ipynb #3ddff985
-class _Loaded:
-    "A model that was loaded with its task"
-    def __init__(self, model, processor,
-        schema:EventSchema,
-        question:str|None=None,        # As it stands in a record; None for the schema's first
-        answer_format:str|None=None,   # One of the schema's; None for its first
-        info:AdapterInfo|None=None,    # Where the model comes from
-        # Compile the passes for each batch size met; minutes for a large model, so for many pictures
-        compile:bool=False,
-    ):
-        self.model, self.processor, self.schema, self.info = model.eval(), processor, schema, info
-        self.folder = None             # Of the adapter, when it was loaded from one
-        self.base = info.base_model if info else None      # What is below the adapter, wherever it was found
-        self.task = Task(schema, question or '', answer_format or '', info.prompt_prefix if info else ANSWER_PREFIX)
-        self.question, self.answer_format = self.task.question, self.task.answer_format
-        self.automaton = AnswerAutomaton(schema, processor.tokenizer, self.answer_format)
-        self.image_size = model.config.vision_config.image_size
-        self._prefix = _prompt_tokens(processor, self.image_size, self.question, self.task.prefix)
-        self._fixed, self._lock = {} if compile else None, threading.Lock()   # pictures at once -> compiled passes
-
-    @classmethod
-    def from_adapter(cls, folder:str|Path, base:str|Path|None=None, device:str|None=None,
-                     dtype:torch.dtype|str|None=None,
-                     quantization:str|None=None, compile:bool=False) -> 'Predictor':
-        "From what training wrote, or a merged model, on the base that it names; LoRA is merged into the weights"
-        model, processor, info = load_adapter(folder, base, dtype=dtype, device=device or best_device(),
-                                              quantization=quantization)
-        predictor = cls(model, processor, info.task.schema, info.task.question, info.task.answer_format, info, compile)
-        predictor.folder, predictor.base = adapter_folder(folder), base or info.base_model
-        return predictor
-
-    @classmethod
-    def from_base(cls, name:str|Path, schema:EventSchema|Task|None=None, device:str|None=None,
-                  dtype:torch.dtype|str|None=None,
-                  quantization:str|None=None, compile:bool=False) -> 'Predictor':
-        """From a base model that was not trained on `schema`: well-formed answers, not yet good ones. A `Task` instead
-        of a schema also says what to ask and how to answer"""
-        quantization = None if quantization == 'none' else quantization
-        model, processor = load_base(name, dtype=dtype, device=device or best_device(), quantization=quantization)
-        task = schema if isinstance(schema, Task) else Task(schema or EventSchema())
-        return cls(model, processor, task.schema, task.question, task.answer_format, compile=compile)
-
-    def _tokens(self, question): return _prompt_tokens(self.processor, self.image_size, question)
-
-    def _prepare(self, images): return preprocess_images([open_image(image) for image in images], self.image_size)
 
 # %% ../../nbs/4_answer/08_predictor.ipynb #1de741be
 class Predictor(_Loaded):

@@ -155,6 +155,7 @@ def _check_places(config, prefix:torch.Tensor, features:torch.Tensor|None, pixel
         raise VQAError(f'the prompt has {places} picture tokens and the picture {given}',
                        remedy='Prepare picture and prompt with the processor of this model.')
 
+# %% ../../nbs/4_answer/02_trees.ipynb #6dec8c30
 @dataclass(frozen=True)
 class _Batch:
     "Some prompts and their pictures"
@@ -228,6 +229,7 @@ class Columns:
         self.positions = torch.cat([self.positions, positions], 1)
         self.count += positions.shape[1]
 
+# %% ../../nbs/4_answer/02_trees.ipynb #c15efa8c
 @contextmanager
 def _masks(model, sees:torch.Tensor, positions:torch.Tensor, columns:torch.Tensor, prompt:int):
     """A mask for each kind of layer, while the attention that takes them is in force. `columns` [B, nodes] are the

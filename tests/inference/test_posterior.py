@@ -71,27 +71,6 @@ def test_the_greedy_answer_is_that_of_generate(model, automaton):
         assert one.greedy.log_probability == pytest.approx(decoded.log_probability, abs=1e-5)
 
 
-def test_drafting_the_previous_answers_saves_passes_and_changes_nothing(model, automaton):
-    inputs = make_inputs(model, automaton.tokenizer, 1)
-    cold = TreeSession(model, automaton, inputs)
-    [first] = posterior(cold, 1e-3)
-    warm = TreeSession(model, automaton, inputs)
-    [second] = posterior(warm, 1e-3, drafts=[[tokens for tokens, _ in first.answers]])
-    assert warm.forwards == 1 < cold.forwards
-    np.testing.assert_allclose(second.probabilities, first.probabilities, atol=1e-4)
-
-
-def test_an_event_depends_on_what_was_said_before_it(model, automaton):
-    "The marginal of a later event is a sum over answers; the probability at one position is something else"
-    inputs = make_inputs(model, automaton.tokenizer, 1, seed=4)
-    [found] = posterior(TreeSession(model, automaton, inputs), bound=0)
-    p = {codes: np.exp(lp) for codes, (_, lp) in zip(found.codes, found.answers)}
-    for phase in (0, 1, 2): assert found.probabilities[2, phase] == pytest.approx(sum(v for k, v in p.items() if k[2] == phase), abs=1e-9)
-    given_a = sum(v for k, v in p.items() if k[0] and k[2]) / sum(v for k, v in p.items() if k[0])
-    given_no_a = sum(v for k, v in p.items() if not k[0] and k[2]) / sum(v for k, v in p.items() if not k[0])
-    assert abs(given_a - given_no_a) > .01
-
-
 def test_a_schema_too_large_to_list_reports_what_it_left_out():
     schema = EventSchema(events=tuple(f'event {c}' for c in 'abcdefghijkl'), phases=tuple(f'phase {i}' for i in range(1, 9)))
     tokenizer = byte_level_tokenizer(schema, vocab_size=500)

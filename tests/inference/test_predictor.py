@@ -1,7 +1,6 @@
 """The Predictor: whatever a picture comes as, the same answer; broken pictures, interruptions, adapters, formats."""
 import io
 import json
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +9,7 @@ matplotlib.use('Agg')
 import numpy as np
 import pytest
 import torch
-from decoding_models import constrained_generate, count_forwards
+from decoding_models import constrained_generate
 from PIL import Image
 from random_base import make_base
 from small_dataset import make_folder
@@ -18,7 +17,7 @@ from small_dataset import make_folder
 from paligemma_vqa.training.collator import Collator
 from paligemma_vqa.model.prompt import format_prompt
 from paligemma_vqa.dataset.loading import load_dataset
-from paligemma_vqa.inference.predictor import Failure, Predictor, picture_files, show_predictions
+from paligemma_vqa.inference.predictor import Failure, Predictor, picture_files
 from paligemma_vqa.model.adapter import (AdapterConfig, AdapterInfo, add_adapter, describe_base, save_adapter)
 from paligemma_vqa.model.merged import merge_adapter
 from paligemma_vqa.model.base import load_base
@@ -67,18 +66,6 @@ def test_every_kind_of_input_gives_the_same(predictor, pictures, folder):
     for batch_size in (1, 2, 9, 50): same(predictor.predict(pictures, batch_size=batch_size, budget=None), expected)
     same(list(predictor.stream(pictures, budget=None)), expected)
     assert predictor.predict([]) == []
-
-
-def test_a_prediction_is_consistent(predictor, pictures):
-    for p in predictor.predict(pictures, bound=1e-6, valid_mass=True, budget=None):
-        assert p.probabilities.shape == (3, 4)
-        np.testing.assert_allclose(p.probabilities.sum(-1), 1)
-        assert SCHEMA.parse(p.answer) == p.annotation and SCHEMA.render(p.annotation) == p.answer
-        assert p.event_probability('B') == pytest.approx(p.probabilities[1, 1:].sum())
-        assert p.log_probability < 0 < p.entropy and 0 <= p.unexplained <= 1e-6 and 0 <= p.valid_mass < 1 and p.latency_ms > 0
-        assert json.loads(json.dumps(p.to_dict()))['probabilities']['A']['absent'] == pytest.approx(p.probabilities[0, 0], abs=1e-6)
-    [only_answer] = predictor.predict(pictures[0], bound=None)
-    assert only_answer.probabilities is None and only_answer.entropy is None and json.dumps(only_answer.to_dict())
 
 
 def test_the_prompt_is_the_one_of_training(predictor, base, tmp_path):
@@ -156,30 +143,6 @@ def test_a_result_depends_on_everything_that_makes_it(base, folder, what):
     assert list(again.predict_folder(folder, out, **settings)) == []
 
 
-@pytest.mark.parametrize('same_date', [False, True])
-def test_a_picture_that_was_replaced_is_asked_anew(predictor, folder, pictures, same_date):
-    out, path = folder / 'out.jsonl', folder / '3.png'
-    list(predictor.predict_folder(folder, out))
-    before = path.stat()
-    (folder / '3.png').write_bytes((folder / '5.png').read_bytes())
-    if same_date: os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    [anew] = predictor.predict_folder(folder, out)
-    same([anew], predictor.predict(pictures[5]))
-    os.utime(path, (1, 1))                                               # touched, and the same
-    assert list(predictor.predict_folder(folder, out)) == []
-    assert sorted(json.loads(line)['image'] for line in open(out)) == [f'{i}.png' for i in range(9)]
-
-
-def test_a_picture_that_fails_stands_in_the_results_once_and_is_tried_each_time(predictor, folder, pictures):
-    (folder / '4.png').write_bytes(b'not a picture')
-    for _ in range(3):
-        results = list(predictor.predict_folder(folder, folder / 'out.jsonl'))
-        assert isinstance(results[-1 if len(results) == 1 else 4], Failure)
-    assert len((folder / 'out.jsonl').read_text().splitlines()) == 9
-    Image.fromarray(pictures[4]).save(folder / '4.png')
-    assert [isinstance(result, Failure) for result in predictor.predict_folder(folder, folder / 'out.jsonl')] == [False]
-
-
 @pytest.mark.parametrize('broken', ['language_model.layers.0.mlp.up_proj.weight', 'vision_tower.encoder.layers.0.mlp.fc1.weight'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_scores_that_are_no_numbers_are_no_answer(base, pictures, broken, value):
@@ -210,28 +173,6 @@ def test_probabilities_stay_within_what_generate_would_cost(predictor, pictures)
                 assert (abs(one.probabilities - other.probabilities) <= one.unexplained + 1e-5).all()
     assert were_stopped
     for found, expected in zip(predictor.predict(pictures, budget=0, batch_size=3), exact): assert found.answer == expected.answer and found.unexplained > 0
-
-
-def test_a_still_video_costs_one_pass_a_frame(predictor, pictures):
-    frames = [pictures[0]] * 4
-    with count_forwards(predictor.model) as counted:
-        stream = predictor.stream(frames, bound=None)
-        next(stream)
-        first = counted.n
-        list(stream)
-    assert counted.n - first == 3
-
-
-def test_stream_takes_frames_with_an_image(predictor, pictures):
-    class Frame:
-        def __init__(self, image): self.image, self.time_s = image, 0.
-    same(list(predictor.stream(map(Frame, pictures[:3]))), predictor.predict(pictures[:3]))
-
-
-def test_free_text(predictor, pictures):
-    text = predictor.generate(pictures[0], 'What is in the image?', max_new_tokens=5)
-    assert isinstance(text, str) and text == predictor.generate(Image.fromarray(pictures[0]), 'answer en What is in the image?', max_new_tokens=5)
-    assert predictor._tokens('detect car').tolist() != predictor._tokens('answer en detect car').tolist()
 
 
 @pytest.fixture(scope='module')
@@ -268,17 +209,6 @@ def test_16_bits(base, predictor, pictures, dtype, difference):
     rough = Predictor.from_base(base, SCHEMA, device='cpu', dtype=dtype).predict(pictures)
     for one, exact in zip(rough, predictor.predict(pictures), strict=True):
         assert np.abs(one.probabilities - exact.probabilities).max() < difference
-
-
-def test_pictures_of_results(predictor, pictures, folder):
-    predictions = predictor.predict(folder)
-    figure = show_predictions(predictions_paths := [p.image for p in predictions], predictions, truth=[{}] * 9)
-    texts = [t.get_text() for axis in figure.axes for t in axis.texts]
-    for event, phase in predictions[0].annotation.items(): assert f'{event}  {phase}' in texts
-    assert any('truth: nothing' in axis.get_title() for axis in figure.axes)
-    assert len(predictions_paths) == 9
-    assert predictions[0].show().axes
-    assert predictor.predict(pictures[0], bound=None)[0].show().axes
 
 
 def test_an_unknown_quantization_is_named(base, adapter):
