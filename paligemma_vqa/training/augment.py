@@ -13,6 +13,43 @@ import numpy as np
 
 from ..schema import EventSchema, VQAError
 
+# %% ../../nbs/3_train/02_augment.ipynb #3841145d
+def _relight(image, random, strength):
+    gain, gamma = 1 + 0.2 * strength * random.uniform(-1, 1), 1.25 ** (strength * random.uniform(-1, 1))
+    balance = 1 + 0.06 * strength * random.uniform(-1, 1, 3)
+    levels = np.linspace(0, 1, 256)[:, None] ** gamma * gain * balance
+    image = cv2.LUT(image, np.clip(levels * 255 + 0.5, 0, 255).astype(np.uint8)[None])
+    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    saturation = 1 + 0.3 * strength * random.uniform(-1, 1)
+    return cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
+
+def _add_glints(image, random, strength):
+    size = len(image)
+    light = np.zeros((size, size), np.uint8)
+    for _ in range(random.integers(2, 3 + round(10 * strength))):
+        center, axes = random.integers(0, size, 2), np.maximum(1, size * random.uniform(0.003, 0.02, 2)).astype(int)
+        cv2.ellipse(light, center.tolist(), axes.tolist(), random.uniform(0, 180), 0, 360,
+                    int(random.integers(180, 256)), -1, cv2.LINE_AA)
+    light = cv2.GaussianBlur(light, (0, 0), size * 0.003 + 0.3)
+    # a glint saturates the sensor, it does not add to it
+    return cv2.max(image, cv2.cvtColor(light, cv2.COLOR_GRAY2RGB))
+
+# %% ../../nbs/3_train/02_augment.ipynb #186eecc3
+def _blur(image, random, strength):
+    size = len(image)
+    if random.random() < 0.5:
+        return cv2.GaussianBlur(image, (0, 0), 0.3 + size * random.uniform(0.001, 0.006) * strength)
+    length = max(3, round(size * random.uniform(0.01, 0.04) * strength)) | 1
+    angle, middle = random.uniform(0, np.pi), length // 2
+    step = np.array([np.cos(angle), np.sin(angle)]) * middle
+    path = np.zeros((length, length), np.float32)
+    cv2.line(path, np.round(middle - step).astype(int).tolist(), np.round(middle + step).astype(int).tolist(), 1.)
+    return cv2.filter2D(image, -1, path / path.sum())
+
+def _add_noise(image, random, strength):
+    grain = random.normal(0, random.uniform(1, 6) * strength + 1e-6, image.shape[:2]).astype(np.float32)
+    return np.clip(image + grain[..., None] + 0.5, 0, 255).astype(np.uint8)
+
 # %% ../../nbs/3_train/02_augment.ipynb #6028e519
 @dataclass(frozen=True)
 class Augmentation:
@@ -51,40 +88,3 @@ class Augmentation:
         if chances[4] < self.blur: image = _blur(image, random, self.strength)
         if chances[5] < self.noise: image = _add_noise(image, random, self.strength)
         return image
-
-# %% ../../nbs/3_train/02_augment.ipynb #3944d123
-def _relight(image, random, strength):
-    gain, gamma = 1 + 0.2 * strength * random.uniform(-1, 1), 1.25 ** (strength * random.uniform(-1, 1))
-    balance = 1 + 0.06 * strength * random.uniform(-1, 1, 3)
-    levels = np.linspace(0, 1, 256)[:, None] ** gamma * gain * balance
-    image = cv2.LUT(image, np.clip(levels * 255 + 0.5, 0, 255).astype(np.uint8)[None])
-    gray = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    saturation = 1 + 0.3 * strength * random.uniform(-1, 1)
-    return cv2.addWeighted(image, saturation, gray, 1 - saturation, 0)
-
-def _add_glints(image, random, strength):
-    size = len(image)
-    light = np.zeros((size, size), np.uint8)
-    for _ in range(random.integers(2, 3 + round(10 * strength))):
-        center, axes = random.integers(0, size, 2), np.maximum(1, size * random.uniform(0.003, 0.02, 2)).astype(int)
-        cv2.ellipse(light, center.tolist(), axes.tolist(), random.uniform(0, 180), 0, 360,
-                    int(random.integers(180, 256)), -1, cv2.LINE_AA)
-    light = cv2.GaussianBlur(light, (0, 0), size * 0.003 + 0.3)
-    # a glint saturates the sensor, it does not add to it
-    return cv2.max(image, cv2.cvtColor(light, cv2.COLOR_GRAY2RGB))
-
-# %% ../../nbs/3_train/02_augment.ipynb #b166591e
-def _blur(image, random, strength):
-    size = len(image)
-    if random.random() < 0.5:
-        return cv2.GaussianBlur(image, (0, 0), 0.3 + size * random.uniform(0.001, 0.006) * strength)
-    length = max(3, round(size * random.uniform(0.01, 0.04) * strength)) | 1
-    angle, middle = random.uniform(0, np.pi), length // 2
-    step = np.array([np.cos(angle), np.sin(angle)]) * middle
-    path = np.zeros((length, length), np.float32)
-    cv2.line(path, np.round(middle - step).astype(int).tolist(), np.round(middle + step).astype(int).tolist(), 1.)
-    return cv2.filter2D(image, -1, path / path.sum())
-
-def _add_noise(image, random, strength):
-    grain = random.normal(0, random.uniform(1, 6) * strength + 1e-6, image.shape[:2]).astype(np.float32)
-    return np.clip(image + grain[..., None] + 0.5, 0, 255).astype(np.uint8)

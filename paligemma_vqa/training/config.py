@@ -86,9 +86,9 @@ def _wrong(name, value, wanted) -> VQAError:
     hint = ' A comma at the end of the line makes it a tuple.' if isinstance(value, tuple) and len(value) == 1 else ''
     return VQAError(f'{name} is {value!r}', remedy=f'It must be {wanted}.{hint}')
 
-# %% ../../nbs/3_train/04_config.ipynb #dae5f4f4
+# %% ../../nbs/3_train/04_config.ipynb #24a5de94
 def _unknown(name, known) -> VQAError:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     return VQAError(f"unknown setting '{name}'",
                     remedy=f"Did you mean '{near[0]}'?" if near else f"There is {', '.join(known)}.")
 
@@ -96,22 +96,22 @@ def _unknown(name, known) -> VQAError:
 _positive, _not_negative, _fraction = (lambda x: x > 0), (lambda x: x >= 0), (lambda x: 0 <= x < 1)
 _RANGES = (('lora_rank lora_alpha learning_rate batch_size accumulation_steps epochs max_steps eval_steps '
             'eval_batch_size '
-            'early_stopping save_total_limit log_steps max_grad_norm', _positive, 'greater than 0'),
-           ('weight_decay workers', _not_negative, '0 or more'),
-           ('warmup_ratio lora_dropout', _fraction, 'from 0 up to 1'),
-           ('balance', lambda x: 0 <= x <= 1, '0 to 1'), ('workers', lambda x: x <= 1024, '1024 at most'),
-           ('lora_rank', lambda x: x <= 4096, '4096 at most: more than a model is wide'),
+            'early_stopping save_total_limit log_steps max_grad_norm', _positive, 'be greater than 0'),
+           ('weight_decay workers', _not_negative, 'be 0 or more'),
+           ('warmup_ratio lora_dropout', _fraction, 'be from 0 up to 1'),
+           ('balance', lambda x: 0 <= x <= 1, 'be 0 to 1'), ('workers', lambda x: x <= 1024, 'be 1024 at most'),
+           ('lora_rank', lambda x: x <= 4096, 'be 4096 at most: more than a model is wide'),
            ('lora_rank batch_size accumulation_steps max_steps eval_steps eval_batch_size early_stopping '
-            'save_total_limit log_steps epochs', lambda x: x < 2**31, 'less than 2147483648'),
-            ('seed', lambda x: 0 <= x < 2**32, '0 to 4294967295'),
-           ('lora_targets base best_metric', bool, 'not empty'))
+            'save_total_limit log_steps epochs', lambda x: x < 2**31, 'be less than 2147483648'),
+            ('seed', lambda x: 0 <= x < 2**32, 'be 0 to 4294967295'),
+           ('lora_targets base best_metric', bool, 'not be empty'))
 
 def check_settings(settings:TrainingSettings) -> None:
     "`VQAError` when a value is out of its range, or two of them exclude each other"
     for names, is_fine, wanted in _RANGES:
         for name in names.split():
             if (value := getattr(settings, name)) is not None and not is_fine(value):
-                raise VQAError(f'{name} is {value}', remedy=f'It must be {wanted}.')
+                raise VQAError(f'{name} is {value!r}', remedy=f'It must {wanted}.')
     for name, value in vars(settings).items():
         if isinstance(value, float) and abs(value) > 1e30:   # what is made of it must fit into a float32
             raise VQAError(f'{name} is {value:g}', remedy='It must be at most 1e30.')
@@ -155,6 +155,16 @@ class _Checked(TrainingSettings):
     def save(self, path:str|Path) -> None:
         "As YAML that `load` reads"
         write_atomically(path, [yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True).encode()])
+
+# %% ../../nbs/3_train/04_config.ipynb #49371e65
+PRESETS = {
+    'default': {},
+    'lora': dict(learning_rate=2e-4, lora_rank=16, lora_alpha=32., warmup_ratio=0.05, schedule='cosine',
+                 early_stopping=3),
+    'tiny': dict(base='tiny', learning_rate=4e-3, lora_rank=16, lora_alpha=32., train_projector=True, warmup_ratio=0.05,
+                 schedule='cosine',
+                 precision='fp32', batch_size=8, accumulation_steps=1, epochs=8, eval_batch_size=32, early_stopping=3),
+}
 
 # %% ../../nbs/3_train/04_config.ipynb #cd904a4a
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +217,3 @@ class TrainingConfig(_Checked):
         if not isinstance(name, str) or name not in PRESETS:
             raise VQAError(f"there is no preset '{name}'", remedy=f"There is {', '.join(PRESETS)}.")
         return cls.from_dict(PRESETS[name] | changes)
-
-# %% ../../nbs/3_train/04_config.ipynb #443929cf
-PRESETS = {
-    'default': {},
-    'lora': dict(learning_rate=2e-4, lora_rank=16, lora_alpha=32., warmup_ratio=0.05, schedule='cosine',
-                 early_stopping=3),
-    'tiny': dict(base='tiny', learning_rate=4e-3, lora_rank=16, lora_alpha=32., train_projector=True, warmup_ratio=0.05,
-                 schedule='cosine',
-                 precision='fp32', batch_size=8, accumulation_steps=1, epochs=8, eval_batch_size=32, early_stopping=3),
-}

@@ -57,7 +57,7 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-_OPTIMIZER_BYTES = {'adamw_bnb_8bit': 2, 'paged_adamw_8bit': 2}   # a weight that trains; the others keep two floats
+_OPTIMIZER_BYTES = {'adamw_bnb_8bit': 2}   # a weight that trains; the others keep two floats
 
 # %% ../../nbs/3_train/12_memory.ipynb #76e3a5d4
 def memory_estimate(

@@ -20,8 +20,7 @@ from .config import TrainingConfig, choose_precision
 from .collator import Collator
 from ..dataset.balance import sampling_weights
 from ..dataset.records import dataset_fingerprint, load_schema
-from ..dataset.splits import Splits
-from ..dataset.splits import read_splits
+from ..dataset.splits import Splits, read_splits
 from ..hints import pasteable
 from .checkpoints import newest_whole
 from .features import FeatureCache
@@ -186,6 +185,36 @@ def _whole_checkpoint(run:Run|None) -> Path|None:
                        remedy='Start a new run from its adapter: --from.')
     return checkpoint
 
+# %% ../../nbs/3_train/09_run.ipynb #d9ed1dac
+def _no_data(run_dir):
+    raise VQAError('there is no run to resume, and no data set to begin one', run_dir,
+                   remedy='Give the folder of the data set: --data.')
+
+def _trainer(model, processor, arguments, config, data, run_dir, score, told):
+    from transformers import PrinterCallback
+    from paligemma_vqa.training.trainer import RepeatableAugmentation, VQATrainer
+    task, splits, features, augment = data.survey.task, data.splits, None, None
+    info = AdapterInfo(schema=task.schema, question=task.question, answer_format=task.answer_format, mode=config.mode,
+                       dataset_fingerprint=data.facts['dataset_fingerprint'], told=told,
+                       **describe_base(model, config.base))
+    if score and 'task' in inspect.signature(score).parameters: score = partial(score, task=task)
+    if config.cache_vision:
+        features = FeatureCache(run_dir / 'features', model, processor,
+                                torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None)
+        features.add((picture for split in ('train', 'validation') for picture in splits[split]['image']), model,
+                     processor)
+    if config.augment: augment = RepeatableAugmentation(Augmentation.for_schema(task.schema), config.seed)
+    rows = (dict(answer=answer, video=video) for answer,
+            video in zip(splits['train']['answer'], splits['train']['video'])) if config.balance else ()
+    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment, features=features),
+                         train_dataset=splits['train'],
+                         eval_dataset=splits['validation'], processing_class=processor, score=score, info=info,
+                         keep=config.save_total_limit,
+                         weights=sampling_weights(rows, task.schema, config.balance) if config.balance else None)
+    trainer.remove_callback(PrinterCallback)
+    if augment: trainer.add_callback(augment)
+    return trainer
+
 # %% ../../nbs/3_train/09_run.ipynb #9a70efb2
 def _callbacks(trainer, config:TrainingConfig, run_dir:Path, checkpoint:Path|None, progress:bool) -> None:
     "What watches a run, without what watches the data"
@@ -218,6 +247,23 @@ def _machine(model, arguments) -> dict:
                 computes_in='bf16' if arguments.bf16 else 'fp16' if arguments.fp16 else 'fp32',
                 started_at=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
+# %% ../../nbs/3_train/09_run.ipynb #c94e6ddd
+def _begin(run_dir:Path, config:TrainingConfig, data_dir:Path, data:_Data, facts:dict, model, arguments,
+           told:list[str]) -> None:
+    "Make the folder, now that nothing stands in the way"
+    state = PartialState()
+    state.wait_for_everyone()   # whoever comes later must still find no folder
+    if state.is_main_process:
+        with saving(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            data.schema.save(run_dir / 'schema.json')
+        write_facts(run_dir, **facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
+                    told=told,
+                    trainable=describe_trainable(model), task=data.survey.to_dict())
+        # last: a folder with settings is a run, and knows its data
+        with saving(run_dir): config.save(run_dir / CONFIG_FILE)
+    state.wait_for_everyone()
+
 # %% ../../nbs/3_train/09_run.ipynb #b442f552
 def _train(trainer, run_dir:Path, checkpoint:Path|None, stop) -> str:
     "Train to the end; returns the status, or raises what went wrong after writing it down"
@@ -229,7 +275,7 @@ def _train(trainer, run_dir:Path, checkpoint:Path|None, stop) -> str:
         if not isinstance(error, VQAError): raise
         kept = (f"The best adapter so far is kept in {run_dir / 'adapter'}." if (run_dir / 'adapter').exists()
                 else 'Nothing was kept.')
-        raise VQAError(error.message, error.path or run_dir, error.line, f"{error.remedy or ''} {kept}",
+        raise VQAError(error.message, error.path or run_dir, error.line, ' '.join(filter(None, (error.remedy, kept))),
                        error.exit_code) from error
     finally:
         for callback in trainer.callback_handler.callbacks:
@@ -250,23 +296,6 @@ def _close_run(trainer, result:TrainingResult, config:TrainingConfig, facts:dict
         # gigabytes, and of use only to go on
         if result.status != 'interrupted': shutil.rmtree(result.run_dir / 'features', ignore_errors=True)
         draw_history(result.history, config.best_metric).savefig(result.run_dir / 'learning_curve.png')
-
-# %% ../../nbs/3_train/09_run.ipynb #46efa7c0
-def _begin(run_dir:Path, config:TrainingConfig, data_dir:Path, data:_Data, facts:dict, model, arguments,
-           told:list[str]) -> None:
-    "Make the folder, now that nothing stands in the way"
-    state = PartialState()
-    state.wait_for_everyone()   # whoever comes later must still find no folder
-    if state.is_main_process:
-        with saving(run_dir):
-            run_dir.mkdir(parents=True, exist_ok=True)
-            data.schema.save(run_dir / 'schema.json')
-        write_facts(run_dir, **facts, **_machine(model, arguments), status='running', data=str(data_dir.resolve()),
-                    told=told,
-                    trainable=describe_trainable(model), task=data.survey.to_dict())
-        # last: a folder with settings is a run, and knows its data
-        with saving(run_dir): config.save(run_dir / CONFIG_FILE)
-    state.wait_for_everyone()
 
 # %% ../../nbs/3_train/09_run.ipynb #df21621c
 def finetune(
@@ -317,33 +346,3 @@ def finetune(
                             time.monotonic() - started, status)
     if trainer.is_world_process_zero(): _close_run(trainer, result, config, data.facts)
     return result
-
-# %% ../../nbs/3_train/09_run.ipynb #6d32dcc7
-def _no_data(run_dir):
-    raise VQAError('there is no run to resume, and no data set to begin one', run_dir,
-                   remedy='Give the folder of the data set: --data.')
-
-def _trainer(model, processor, arguments, config, data, run_dir, score, told):
-    from transformers import PrinterCallback
-    from paligemma_vqa.training.trainer import RepeatableAugmentation, VQATrainer
-    task, splits, features, augment = data.survey.task, data.splits, None, None
-    info = AdapterInfo(schema=task.schema, question=task.question, answer_format=task.answer_format, mode=config.mode,
-                       dataset_fingerprint=data.facts['dataset_fingerprint'], told=told,
-                       **describe_base(model, config.base))
-    if score and 'task' in inspect.signature(score).parameters: score = partial(score, task=task)
-    if config.cache_vision:
-        features = FeatureCache(run_dir / 'features', model, processor,
-                                torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None)
-        features.add((picture for split in ('train', 'validation') for picture in splits[split]['image']), model,
-                     processor)
-    if config.augment: augment = RepeatableAugmentation(Augmentation.for_schema(task.schema), config.seed)
-    rows = (dict(answer=answer, video=video) for answer,
-            video in zip(splits['train']['answer'], splits['train']['video'])) if config.balance else ()
-    trainer = VQATrainer(model, arguments, data_collator=Collator(processor, augment=augment, features=features),
-                         train_dataset=splits['train'],
-                         eval_dataset=splits['validation'], processing_class=processor, score=score, info=info,
-                         keep=config.save_total_limit,
-                         weights=sampling_weights(rows, task.schema, config.balance) if config.balance else None)
-    trainer.remove_callback(PrinterCallback)
-    if augment: trainer.add_callback(augment)
-    return trainer

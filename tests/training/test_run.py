@@ -113,11 +113,6 @@ def test_cached_features_train_the_same(folder, config, tmp_path):
     assert curve(cached.run_dir) == pytest.approx(curve(plain.run_dir), rel=1e-4) and not (cached.run_dir / 'features').exists()
 
 
-def test_one_video_is_not_enough(config, tmp_path):
-    with pytest.warns(UserWarning), pytest.raises(VQAError, match='validation split is empty'):
-        finetune(make_folder(tmp_path / 'd', videos=1, frames=1), tmp_path / 'run', config)
-
-
 @pytest.mark.parametrize('mode, options', [('lora', {}), ('qlora', {}), *(pytest.param(mode, options, marks=pytest.mark.slow) for mode, options in (
     ('full', {}), ('lora', dict(train_projector=True)), ('lora', dict(gradient_checkpointing=True))))])
 def test_only_what_should_train_has_changed(folder, base, config, tmp_path, mode, options):
@@ -228,20 +223,3 @@ def test_two_processes_train_like_one(script, folder, config, tmp_path, mode, la
 def test_save_total_limit(folder, config, tmp_path):
     finetune(folder, tmp_path / 'run', replace(config, epochs=4, save_total_limit=2), progress=False)
     assert len(list((tmp_path / 'run' / 'checkpoints').iterdir())) == 2
-
-
-def test_runs_are_not_mixed_up(folder, config, tmp_path):
-    with pytest.raises(VQAError, match='no run to resume'): finetune(None, tmp_path / 'run', config, resume=True)
-    finetune(folder, tmp_path / 'run', replace(config, max_steps=1), progress=False)
-    with pytest.raises(VQAError, match='there is a run already'): finetune(folder, tmp_path / 'run', config)
-    with pytest.raises(VQAError, match='learning_rate .* before'): finetune(folder, tmp_path / 'run', replace(config, max_steps=1, learning_rate=1e-4), resume=True)
-    other = make_folder(tmp_path / 'other', seed=5)
-    with pytest.raises(VQAError, match='dataset has changed'): finetune(other, tmp_path / 'run', replace(config, max_steps=1), resume=True)
-    again = finetune(folder, tmp_path / 'run', replace(config, max_steps=1), resume=True, progress=False)   # nothing left to do
-    assert again.status == 'finished'
-
-
-def test_wrong_input_is_one_error(folder, config, tmp_path):
-    for data, changed in ((tmp_path / 'nothing', config), (folder, replace(config, base='nowhere')), (folder, replace(config, attention='flex_attention'))):
-        with pytest.raises(VQAError): finetune(data, tmp_path / 'run', changed, progress=False)
-        assert not (tmp_path / 'run' / 'adapter').exists()
