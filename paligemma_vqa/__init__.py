@@ -67,6 +67,7 @@ FORMER = {   # Module of before: where its names are now
     'view': 'labeling.view',
 }
 
+# %% ../nbs/0_ground/00_package.ipynb #4a2aa2fc
 RENAMED = {   # Name of before, of a module of before: what it is called now, since a name means one thing
     'dataset_card.NOTHING': 'labeling.card.NOTHING_VISIBLE',
     'frames.uncertain_frames': 'dataset.extract.least_sure_frames',

@@ -125,6 +125,7 @@ class _Reader:
 
     def starts(self, answer:tuple[str, ...]) -> bool: return answer[:len(self.prefix)] == self.prefix
 
+# %% ../nbs/0_ground/01_schema.ipynb #d20bb03a
 def _follows(body, piece, at) -> int|None: return at + len(piece) if body[at:at + len(piece)] == piece else None
 
 def _item(reader:_Reader, body:tuple[str, ...], at:int) -> tuple[str, str, int]|None:
@@ -150,6 +151,7 @@ def _body(reader:_Reader, answer:tuple[str, ...]) -> tuple[str, ...]:
     if not body: raise VQAError(f"the answer names no event and does not say '{' '.join(reader.nothing)}'")
     return body
 
+# %% ../nbs/0_ground/01_schema.ipynb #5b05697f
 def _read(reader:_Reader, written:str) -> list[tuple[str, str]]:
     "(event, phase) for each item of an answer, in the order written"
     body, items, at = _body(reader, words(written)), [], 0
@@ -162,6 +164,7 @@ def _read(reader:_Reader, written:str) -> list[tuple[str, str]]:
         if at < len(body) and body[at] == ',': at += 1
     return items
 
+# %% ../nbs/0_ground/01_schema.ipynb #80dd0ee4
 def _complaint(reader:_Reader, rest:tuple[str, ...], written:str) -> VQAError:
     chunk = rest[:rest.index(',')] if ',' in rest else rest
     text, between = ' '.join(chunk), ' '.join(reader.between)
@@ -183,6 +186,7 @@ def _agreed(items:list[tuple[str, str]]) -> Annotation:
                            remedy='Keep one.')
     return annotation
 
+# %% ../nbs/0_ground/01_schema.ipynb #f119edfe
 def _recognised(readers:Mapping[str, _Reader], answer:str) -> Annotation:
     "What `answer` says in one of the formats; `VQAError` says what cannot be read, or contradicts itself"
     text, complaints = words(answer), []
@@ -342,6 +346,7 @@ def _once(pairs:list) -> dict:
     twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
     raise VQAError(f'the key "{twice}" is there twice', remedy='Keep one of them.')
 
+# %% ../nbs/0_ground/01_schema.ipynb #41ccea9a
 def _schema_file(path:str|Path):
     "What stands in a schema.json; `VQAError` with file and line when it is not JSON, or cannot be read"
     try: return json.loads(Path(path).read_text(encoding='utf-8'), object_pairs_hook=_once)
@@ -353,6 +358,7 @@ def _schema_file(path:str|Path):
     except json.JSONDecodeError as error: raise VQAError(f'not JSON: {error.msg}', path, error.lineno) from None
     except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
 
+# %% ../nbs/0_ground/01_schema.ipynb #9c0889a5
 def _color(place:int) -> str:
     "`#rrggbb` of the event at `place`"
     if place < len(_PALETTE): return _PALETTE[place]

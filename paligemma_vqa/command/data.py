@@ -72,6 +72,7 @@ def lint(
     if not json_: _after_lint(data, findings, errors)
     if errors: raise typer.Exit(2)
 
+# %% ../../nbs/9_command/06_data.ipynb #1841d4fe
 def _after_lint(data:Path, findings, errors:int) -> None:
     "What to do about what was found"
     codes = {finding.code for finding in findings}

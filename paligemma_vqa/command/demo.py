@@ -37,6 +37,7 @@ class Stages:
         yield
         self.seconds[name] = round(time.monotonic() - start, 1)
 
+# %% ../../nbs/9_command/02_demo.ipynb #bb0d2df7
 _MARK = 'Made by paligemma-vqa demo, and replaced by the next one.\n'
 
 def _make_room(output:Path) -> None:
@@ -53,11 +54,13 @@ def _picture_paths(rows, output:Path) -> list[Path]:
     from datasets import Image
     return [output/'data'/image['path'] for image in rows.cast_column('image', Image(decode=False))['image']]
 
+# %% ../../nbs/9_command/02_demo.ipynb #aae7a675
 def _scores(predictor:Predictor, pictures:list[Path], truth:list) -> tuple[dict, list]:
     predictions = predictor.predict(pictures, batch_size=16, bound=None)
     codes = [DEMO_SCHEMA.codes(prediction.annotation) for prediction in predictions]
     return quick_scores([DEMO_SCHEMA.codes(annotation) for annotation in truth], codes), predictions
 
+# %% ../../nbs/9_command/02_demo.ipynb #8031dad1
 def _draw_some(predictor:Predictor, pictures:list[Path], truth:list, path:Path) -> None:
     "Six pictures with answers, probabilities and the truth"
     some = list(range(0, len(pictures), max(1, len(pictures) // 6)))[:6]

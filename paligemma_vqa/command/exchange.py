@@ -25,6 +25,7 @@ def _tell(title:str, items:list, what_to_do:str='', most:int=10) -> None:
     for item in items[:most]: print(f'  {item}', file=sys.stderr)
     if len(items) > most: print(f'  and {len(items) - most} more', file=sys.stderr)
 
+# %% ../../nbs/9_command/07_exchange.ipynb #2a12ab05
 def _tell_import(imported, empty:str) -> None:
     for note in imported.notes: print(note, file=sys.stderr)
     _tell('entries were left out', imported.problems)

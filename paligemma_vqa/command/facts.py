@@ -35,6 +35,7 @@ def data_facts(folder:str|Path, side:str) -> dict:
     "Where the data set is, its fingerprint, and the side that was scored"
     return dict(path=str(folder), fingerprint=dataset_fingerprint(folder), side=side)
 
+# %% ../../nbs/9_command/16_facts.ipynb #7cb0e626
 def cautions(model:Mapping, data:Mapping) -> list[str]:
     "What the two together give reason to doubt, a sentence each"
     trained_on = model.get('dataset_fingerprint')
@@ -54,6 +55,7 @@ def made_with(
     return dict(at=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=ours | versions(),
                 command=command)
 
+# %% ../../nbs/9_command/16_facts.ipynb #87250cd5
 def command_line(
     name:str,      # Of the command
     **options,     # As it was given; None and False are left out

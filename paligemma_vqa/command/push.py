@@ -26,6 +26,7 @@ def open_repository(
     except Exception as error: raise _unreachable(name, error) from None
     return f"{url} ({'private' if is_private else 'public, as it was before'})"
 
+# %% ../../nbs/9_command/19_push.ipynb #54a5b579
 def _unreachable(name:str, error:Exception) -> VQAError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return VQAError(f"'{name}' on the hub cannot be written ({lines[0]:.150})", exit_code=1,

@@ -75,9 +75,11 @@ def _stored(path:Path) -> Iterator[bytes|None]:
         for batch in file.iter_batches(64, columns=['image']):
             for value in batch.column(0).to_pylist(): yield value.get('bytes') if isinstance(value, dict) else None
 
+# %% ../../nbs/9_command/14_truth.ipynb #0d15b43d
 def _is_inside(files:list[Path]) -> bool:
     return files[0].suffix == '.parquet' and next(_stored(files[0]), None) is not None
 
+# %% ../../nbs/9_command/14_truth.ipynb #f442d0ad
 def _unpack(files:list[Path], folder:Path) -> None:
     records = []
     for path in files:

@@ -184,6 +184,7 @@ def _must_wait(decoder:Decoder, timed:Timed) -> bool:
         decoder._times, decoder._entry = [max(decoder._times)], packet.pts
     return False
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #d976a52a
 def _is_leading(decoder:Decoder, packet) -> bool:
     "Whether its picture is shown before the key frame at which decoding began, and so cannot be made"
     if decoder._entry is None or packet.pts is None or packet.pts == decoder._entry: return False
@@ -204,6 +205,7 @@ def _drain(decoder:Decoder, before_s:float=np.inf) -> Iterator[tuple[int, float,
         elif not decoder.clock.has_showing_times and decoder._times: heappop(decoder._times); decoder.shown += 1
         if frame.is_corrupt: decoder.ledger.reason = 'damaged picture'
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #a02d13ee
 def _heed(decoder:Decoder, timed:Timed) -> Iterator[tuple[int, float, av.VideoFrame]]:
     "What a packet says about those before it"
     can_tell = decoder.clock.can_miss or not decoder.clock.has_showing_times
@@ -241,6 +243,7 @@ def _hides(stream) -> bool:
     "Whether an edit list leaves out pictures, as far as the first minutes show"
     return any(entry.is_discard for entry in stream.index_entries[:10_000])
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #e1fe2aa8
 def _go_in_mp4(container, stream, time_s:float) -> int:
     "To a key frame that is shown at `time_s` or before; its number in the order of decoding"
     pts = int(time_s / stream.time_base)
@@ -256,6 +259,7 @@ def _go_in_mp4(container, stream, time_s:float) -> int:
     # An edit list hides pictures at the beginning, or where a piece was cut out
     return number - sum(entry.is_discard for entry in entries[:number]) if _hides(stream) else number
 
+# %% ../../nbs/0_ground/09_decoding.ipynb #b483dd8b
 def _rewind(container, clock:Clockwork) -> None:
     try:
         if clock.can_restart or container.duration is None: container.seek(0, unsupported_byte_offset=True)

@@ -47,6 +47,7 @@ def _camera_frames(number:int):
             index += 1
     finally: camera.release()
 
+# %% ../../nbs/0_ground/12_reading.ipynb #da2e812c
 def is_camera(source) -> bool:
     "Whether `source` is the number of a camera; a file that is called so comes first"
     return isinstance(source, int) or str(source).isdecimal() and not Path(str(source)).exists()

@@ -269,6 +269,7 @@ def own_dts(packet:av.Packet) -> int:
     "As it stands in the file; -1 where nothing does"
     return -1 if packet.dts is None else packet.dts % WRAP
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #ae41bd90
 def _scan(container, stream) -> PacketTable:
     clock, rows = Clockwork(container, stream), []
     try:
@@ -281,11 +282,13 @@ def _scan(container, stream) -> PacketTable:
     columns = [np.array(column) for column in zip(*rows)] or [np.zeros(0)] * 5
     return PacketTable(*columns, end_s=_end_of(np.sort(columns[0]), clock.spacing_s))
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #cf7329ab
 def _end_of(times_s:np.ndarray, spacing_s:float) -> float:
     "The last picture lasts as long as most of the last ones"
     steps = np.diff(times_s[-9:])
     return 0.0 if not len(times_s) else float(times_s[-1] + (np.median(steps) if len(steps) > 1 else spacing_s))
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #3e304dd7
 @lru_cache(maxsize=8)
 def _kept_table(path:Path, track:int|None, opener, size:int, changed_ns:int) -> PacketTable:
     with opener(path) as container: return _scan(container, choose_track(container, track, path))
@@ -338,6 +341,7 @@ def _asf_end_s(path:str) -> float|None:
     played, _, ahead_ms = (int.from_bytes(head[at + begin:at + begin + 8], 'little') for begin in (64, 72, 80))
     return played / 1e7 - ahead_ms / 1e3 if played else None
 
+# %% ../../nbs/0_ground/08_tracks.ipynb #108fec41
 def claimed_end_s(container, stream) -> float|None:
     "When the file says that its last picture ends, where that can be believed"
     name, has_sound = container.format.name, len(container.streams) > 1

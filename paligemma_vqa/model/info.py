@@ -96,6 +96,7 @@ def is_from_elsewhere(
     folder = Path(folder)
     return not (folder / INFO_FILE).exists() and any((folder / name).exists() for name in WEIGHTS)
 
+# %% ../../nbs/0_ground/26_info.ipynb #0abdd581
 def adapter_folder(
     folder:str|Path,   # An adapter, a checkpoint, the folder of a run, or the name of an adapter on the hub
 ) -> Path:
@@ -108,6 +109,7 @@ def adapter_folder(
     inside = folder / 'adapter'
     return inside if not (folder / INFO_FILE).exists() and (inside / INFO_FILE).exists() else folder
 
+# %% ../../nbs/0_ground/26_info.ipynb #305e383a
 def _step(folder:Path) -> int:
     number = folder.name.rpartition('-')[2]
     return int(number) if number.isdigit() else -1
@@ -133,6 +135,7 @@ def _read_info(folder:Path, cls) -> AdapterInfo:
         raise VQAError(f'a key is missing ({error})', path, remedy='Copy the adapter again.') from None
     return info
 
+# %% ../../nbs/0_ground/26_info.ipynb #e621ab32
 def _no_info(folder:Path) -> VQAError:
     "What to do with a folder that does not say what it is"
     if is_from_elsewhere(folder):

@@ -61,6 +61,7 @@ def _formats(schema:EventSchema, answer:str) -> tuple[list[str], bool]:
     if not readable: schema.parse(answer)   # says what is wrong with it
     return exact or list(readable), bool(exact)
 
+# %% ../../nbs/0_ground/25_task.ipynb #954584ff
 def _commonest(counts:Mapping[str, int], order:Iterable[str]) -> str:
     "The name with the highest count; of equals the one that is first in `order`, else in the alphabet"
     order = {name: place for place, name in enumerate(order)}

@@ -50,6 +50,7 @@ def plain_attention(model) -> Iterator[None]:
     try: yield
     finally: config._attn_implementation = usual
 
+# %% ../../nbs/8_prove/02_correct.ipynb #b31a7a3b
 @torch.no_grad()
 def constrained(subject:Subject, inputs:dict) -> list[tuple[int, ...]]:
     "Greedy `generate` that may only write answers: one tuple of tokens per picture"
@@ -61,6 +62,7 @@ def constrained(subject:Subject, inputs:dict) -> list[tuple[int, ...]]:
     rows, end = [row[length:].tolist() for row in written], subject.tokenizer.eos_token_id
     return [tuple(row[:row.index(end) + 1]) for row in rows]
 
+# %% ../../nbs/8_prove/02_correct.ipynb #c2bc2a00
 @torch.no_grad()
 def log_probability(subject:Subject, inputs:dict, tokens:tuple[int, ...]) -> float:
     "Of one answer to the first picture among all answers, step by step, from one forward pass over the whole sequence"
@@ -93,6 +95,7 @@ def same_answers(subject:Subject, passes:FixedPasses|None, pictures:int=4) -> tu
     return (same == pictures if is_exact
             else worst < .1), f'{same} of {pictures} the same, at most {worst:.3f} nats lost'
 
+# %% ../../nbs/8_prove/02_correct.ipynb #1dc573ab
 def same_probabilities(subject:Subject, passes:FixedPasses|None) -> tuple[bool, str]:
     "The posterior against brute force over all answers; 0.002 nats apart in float32, 0.25 in other formats"
     inputs = subject.inputs(1)
@@ -121,6 +124,7 @@ def batch_to_learn(subject:Subject, pictures:int=2, seed:int=0) -> dict:
                 pixel_values=inputs['pixel_values'], labels=ids.masked_fill(kinds == 0, -100),
                 **where_labels_are(keep, answer.contiguous()))
 
+# %% ../../nbs/8_prove/02_correct.ipynb #16869a84
 @torch.no_grad()
 def same_loss(subject:Subject) -> tuple[bool, str]:
     "The loss at the answer alone against the loss over all positions"
@@ -150,12 +154,14 @@ def make_passes(subject:Subject, kind:str) -> FixedPasses|None:
     if kind == 'compiled': warm_up(passes, subject.automaton, subject.inputs(1))
     return passes
 
+# %% ../../nbs/8_prove/02_correct.ipynb #a727d20a
 def compare_kind(subject:Subject, kind:str, label:str) -> Iterator[Check]:
     "Answers and probabilities by one kind of passes, which are made once"
     made = functools.cache(lambda: make_passes(subject, kind))
     yield run_check(f'answers equal generate: {label}, {kind}', lambda: same_answers(subject, made()))
     yield run_check(f'probabilities equal brute force: {label}, {kind}', lambda: same_probabilities(subject, made()))
 
+# %% ../../nbs/8_prove/02_correct.ipynb #715ecaa0
 def check_correct(
     device:str='cpu',
     deadline:float=float('inf'),   # By `time.perf_counter()`; no check begins after it

@@ -41,6 +41,7 @@ def seconds_for(
     later = list(STEPS.values())[list(STEPS).index(step):]
     return STEPS[step] / sum(later) * (minutes * 60 - spent)
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #3c285f70
 def step_rows(step:str, device:str, size:str, seconds:float, compiles:bool=True):
     "The rows of one step, each as soon as it is found; nothing new begins after `seconds`"
     deadline, is_tiny = time.perf_counter() + seconds, size == 'tiny'
@@ -57,6 +58,7 @@ def step_rows(step:str, device:str, size:str, seconds:float, compiles:bool=True)
         options = dict(pictures=2, updates=2) if is_tiny else {}
         yield from measure_tuning(size, device, deadline=deadline, compiles=compiles, **options)
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #ee5dfa58
 def run_step(step:str, device:str, size:str, seconds:float, file:Path, compiles:bool=True) -> None:
     "Write the rows of one step to `file`, each when it is found"
     with file.open('a', encoding='utf-8') as out:
@@ -132,6 +134,7 @@ def table(header:list[str], rows:list[tuple]) -> str:
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines)
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #05028509
 def tuning_table(
     rows:list[dict],   # Of the step `tuning`
 ) -> str:
@@ -157,6 +160,7 @@ def ratios(
     return [row | dict(against_generate=against(row, 'generate') and 1 / against(row, 'generate'),
                        in_prompts=against(row, 'one pass over the prompt')) for row in ways.values()]
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #3c1c82a5
 def costs(
     rows:list[dict],   # Of the step `speed`
 ) -> list[tuple]:
@@ -165,6 +169,7 @@ def costs(
     return [(way, ways[way]['in_prompts'], goal, ways[way]['in_prompts'] <= ways['generate']['in_prompts'])
             for way, goal in GOALS.items() if way in ways and 'generate' in ways]
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #f2d08d0b
 def speed_tables(
     rows:list[dict],   # Of the step `speed`
 ) -> list[str]:

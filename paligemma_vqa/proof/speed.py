@@ -107,6 +107,7 @@ def speed_rows(
         yield dict(kind='speed', batch=batch, way=name + suffix, ms=middle * 1e3, ms_quartiles=[low * 1e3, high * 1e3],
                    pictures_a_second=batch / middle, rounds=len(its_times))
 
+# %% ../../nbs/8_prove/03_speed.ipynb #ed6429aa
 def compiled_rows(subject:Subject, batch:int, rounds:int, deadline:float) -> Iterator[dict]:
     "What compiling takes, or why it cannot be done here, and a row for each way with compiled passes"
     began, passes = time.perf_counter(), FixedPasses(subject.model, subject.automaton.candidates, batch)

@@ -115,6 +115,7 @@ def sharpen(model) -> None:
     model.get_input_embeddings().weight.mul_(4)
     model.model.multi_modal_projector.linear.weight.mul_(20)
 
+# %% ../../nbs/8_prove/01_subject.ipynb #d92c8790
 @torch.no_grad()
 def scale_scores(
     model,
@@ -139,6 +140,7 @@ def operations(
     patches = (vision.image_size // vision.patch_size) ** 2
     return 2 * (language * text_tokens + text.vocab_size * text.hidden_size * head_tokens + tower * patches * pictures)
 
+# %% ../../nbs/8_prove/01_subject.ipynb #723600cf
 def arithmetic_peak(device:str, dtype:torch.dtype, rows:int=4096, repeats:int=5) -> float:
     "Operations a second of a plain matrix product, the most that this device was seen to do"
     import time

@@ -25,6 +25,7 @@ SIDES = {
     'ours, checkpointing': dict(checkpointing=True),
 }
 
+# %% ../../nbs/8_prove/04_tuning.ipynb #479a07f7
 def learner(subject:Subject, ours:bool=True, compiled:bool=False, checkpointing:bool=False, cached:bool=False):
     "The model with LoRA on the language model's seven projections, ready to train as one of the sides"
     from paligemma_vqa.model.adapter import AdapterConfig, add_adapter
@@ -127,6 +128,7 @@ def measure_side(subject:Subject, name:str, pictures:int, updates:int, peak:floa
         row['failed'] = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0][:120]}'
     return row
 
+# %% ../../nbs/8_prove/04_tuning.ipynb #4a3f67b0
 def measure_tuning(
     size:str='tiny',
     device:str='cpu',
