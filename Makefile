@@ -21,9 +21,9 @@ lowest:
 
 # The doc tests in the notebooks; imports between rooms; then what a doc test cannot show. At most 12 minutes on two cores.
 test: .venv/ready
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/nbdev_test --n_workers 2 --skip_folder_re '^[_.]|^tutorials$$'
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_folder_re '^[_.]|^tutorials$$'
 	$(BIN)/ruff check --quiet .
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # The rest, which takes minutes each: the tutorials, whose outputs are compared, kills and full disks by the hundred, Ray.
 test-all: .venv/ready

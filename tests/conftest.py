@@ -17,9 +17,11 @@ hypothesis.settings.register_profile('untimed', deadline=None)
 hypothesis.settings.load_profile('untimed')
 
 
-# `make test-all` gives a whole file to a worker: what takes minutes begins first, so that no worker waits at the end
-LONGEST = ('test_tutorials', 'test_screens', 'test_crash', 'test_elsewhere', 'test_answer_formats', 'test_plain', 'test_analyze',
-           'test_docs', 'test_browser', 'test_lowest')
+# A whole file is given to a worker, so that what its tests share is made once: what takes minutes begins first, and no
+# worker waits at the end. First the longest of `make test-all`, then those of `make test`
+LONGEST = ('test_tutorials', 'test_screens', 'test_browser', 'test_run', 'test_docs', 'test_crash', 'test_outside', 'test_analyze', 'test_gpu',
+           'test_elsewhere', 'test_answer_formats', 'test_many_videos', 'test_lowest', 'test_plain', 'test_formats_tools',
+           'test_cli', 'test_fuzz', 'test_live', 'test_train', 'test_adapter', 'test_checkpoints', 'test_compiled', 'test_loading', 'test_trees')
 
 
 def pytest_collection_modifyitems(items):

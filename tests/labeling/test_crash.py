@@ -1,5 +1,5 @@
 """Nothing that was acknowledged is lost: kill -9, full disks, torn files, two writers, all real"""
-import os, random, subprocess, sys, threading, time
+import contextlib, json, os, random, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -33,17 +33,40 @@ def journal_ids(path) -> set[str]:
     assert damaged == 0
     return [entry['id'] for entry in found]
 
+@contextlib.contextmanager
+def labelers():
+    "A function that starts a labeler, and gives what reads its stdout and what kills it: a process each, forked from one that has imported everything"
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, subprocess.Popen([sys.executable, CHILD, str(there.fileno())], pass_fds=[there.fileno()], env=ENVIRONMENT) as server:
+        there.close()
+        def start(*arguments):
+            heard, told = os.pipe()
+            socket.send_fds(here, [json.dumps(arguments).encode()], [told])
+            os.close(told)
+            number = int(here.recv(100))
+            def kill():
+                os.kill(number, signal.SIGKILL)        # it is reaped by the server alone, after which nobody asks for it: the number is still its own
+                assert here.recv(100) == b'gone'
+            return open(heard), kill
+        yield start
+        here.close()
+        assert server.wait(30) == 0
+
 def kill_often(tmp_path, times):
     "A labeler that is killed so often, at any moment; returns how many actions were acknowledged"
+    with labelers() as start: return _kill_often(tmp_path, times, start)
+
+def _kill_often(tmp_path, times, start):
     folder, choice, acknowledged, torn = make_folder(tmp_path/'data'), random.Random(0), [], 0
     journal = folder/'labels/anna.jsonl'
     for number in range(times):
-        child = start_child(folder, 'anna', number)
-        if choice.random() < 0.1: time.sleep(choice.random() * 0.1)         # some are killed while they start or open
-        heard = ''.join(child.stdout.readline() for _ in range(choice.randrange(20)))
-        time.sleep(choice.random() * 0.01)
-        child.kill()
-        acknowledged += saved_ids(heard + child.communicate()[0])
+        stdout, kill = start(str(folder), 'anna', number)
+        with stdout:
+            if choice.random() < 0.1: time.sleep(choice.random() * 0.1)     # some are killed while they start or open
+            heard = ''.join(stdout.readline() for _ in range(choice.randrange(20)))
+            time.sleep(choice.random() * 0.01)
+            kill()
+            acknowledged += saved_ids(heard + stdout.read())
         if (folder/LABELS).exists() and (folder/LABELS).stat().st_size: read_records(folder, EventSchema())   # whole at every moment
         if number % 10 == 9:                                       # a clean start every now and then, and after every kill by the next child
             with LabelStore(folder, 'anna') as store: torn += any('torn' in notice for notice in store.notices)
