@@ -26,7 +26,7 @@ def round_ticks(
 ) -> np.ndarray:         # Seconds
     "Times at which a clock is round: whole seconds, minutes, quarters of an hour"
     step_s = next((step_s for step_s in _STEPS_S if (end_s - start_s) / step_s <= most), _STEPS_S[-1])
-    return step_s * np.arange(np.ceil(start_s / step_s - 1e-6), np.floor(end_s / step_s + 1e-6) + 1)
+    return step_s * np.arange(np.ceil(start_s / step_s - 1e-6) + 0.0, np.floor(end_s / step_s + 1e-6) + 1)
 
 # %% ../../nbs/6_watch/02_timeline.ipynb #b8dec770
 def _draw_segment(axis, segment:Segment, schema:EventSchema, bottom:float, height:float, points_a_second:float) -> None:
