@@ -279,7 +279,9 @@ function render({ model, el }) {
     listen(window, 'resize', fit);
     const sizes = new ResizeObserver(fit), frame = root.closest('.jp-WindowedPanel-outer');
     sizes.observe(frame || document.body);
-    const changes = new MutationObserver(() => { fitRows(); keepRowInSight(); paint(); });
+    let isDue = false;                                  // once a frame: an answer changes ten parts, and each look at a size lays the page out
+    const look = () => { isDue = false; if (isOver) return; fitRows(); keepRowInSight(); paint(); };
+    const changes = new MutationObserver(() => { if (!isDue) { isDue = true; requestAnimationFrame(look); } });
     changes.observe(root, { subtree: true, childList: true, attributes: true, attributeFilter: ['class'] });
     model.on('msg:custom', onAnswer); model.on('change:note', showNote); model.on('change:item', showNote); showNote();
     undo.push(() => model.off('change:note', showNote), () => model.off('change:item', showNote), () => sizes.disconnect(), () => changes.disconnect(), () => model.off('msg:custom', onAnswer));

@@ -102,12 +102,13 @@ class Screen:
 
     def draw(self, session:LabelingSession, pictures:Prepared) -> None:
         "The session as it is now"
-        for name, html in dict(header=header_html, progress=progress_html, rows=rows_html, toolbar=toolbar_html,
-                               differing=differing_html, message=message_html,
-                               timeline=timeline_html, answer=answer_html,
-                               question=question_html).items(): self.parts[name].value = html(session)
-        self.parts['filmstrip'].value = filmstrip_html(session, pictures)
-        self.parts['agreement'].value = agreement_html(session) if session.queue_name == 'review' else ''
+        drawn = {name: html(session) for name, html in dict(
+            header=header_html, progress=progress_html, rows=rows_html, toolbar=toolbar_html, differing=differing_html,
+            message=message_html, timeline=timeline_html, answer=answer_html, question=question_html).items()}
+        drawn['filmstrip'] = filmstrip_html(session, pictures)
+        drawn['agreement'] = agreement_html(session) if session.queue_name == 'review' else ''
+        # sent one right after the other, so that the browser lays the page out once
+        for name, html in drawn.items(): self.parts[name].value = html
         self.queue_menu.value, self.hold_menu.value = session.queue_name, session.hold
         # with nothing to let go of, Esc asks where the keys go
         self.keyboard.combos = [*self.commands, *(['Escape'] if session.anchor else [])]
