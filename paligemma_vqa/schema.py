@@ -14,16 +14,22 @@ from functools import cached_property
 from pathlib import Path
 
 # %% ../nbs/0_ground/01_schema.ipynb #2b88d9d0
-# To the last @: a password may hold one. A `Path` has made one stroke of the two; `C:/` is no address
-_PASSWORD = re.compile(r'((?<=\w\w):/|://)[^/?#\s"\']*@')
-_SECRET = re.compile(r'([?&;](?:user|username|usr|login|pass|passwd|password|pwd|token|key|apikey|api_key|auth|secret'
-                     r'|signature|sig)=)[^&;#\s"\']+', re.IGNORECASE)
+# To the last @: a password may hold one, and a stroke, when what comes before that is no port. A `Path` has made one
+# stroke of the two; `C:/` is no address
+_PASSWORD = re.compile(r'((?<=\w\w):/|://)(?:[^/?#\s"\']*|[^/?#\s"\'@:]*:(?!\d+/)[^?#\s"\']*)@')
+_NAMES = ('user|username|usr|login|pass|passwd|password|passphrase|pwd|token|key|apikey|api_key|auth|secret|signature'
+          '|sig')
+_SECRET = re.compile(rf'([?&;](?:{_NAMES})=)[^&;#\s"\']+', re.IGNORECASE)
+# Some cameras have them in the path, joined by & or _: rtsp://camera/user=me_password=mine_channel=1
+_ADDRESS = re.compile(r'(?<=\w\w):/[^\s"\']+')
+_IN_PATH = re.compile(rf'([/&;,_](?:{_NAMES})=)(?:(?!_[a-z]+=)[^/&;,#?\s"\'])+', re.IGNORECASE)
 
 def masked(
     text,   # An address, or a message with addresses in it
 ) -> str:
     "The same without names and passwords: `rtsp://***@camera/1`"
-    return _SECRET.sub(r'\1***', _PASSWORD.sub(r'\1***@', str(text)))
+    text = _SECRET.sub(r'\1***', _PASSWORD.sub(r'\1***@', str(text)))
+    return _ADDRESS.sub(lambda address: _IN_PATH.sub(r'\1***', address[0]), text)
 
 # %% ../nbs/0_ground/01_schema.ipynb #6417a526
 class VQAError(Exception):

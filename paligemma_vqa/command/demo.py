@@ -76,7 +76,7 @@ def run_demo(
     config:TrainingConfig|None=None,     # None: the `tiny` preset
 ) -> dict:
     """Everything from drawn frames to segments; returns what `report.json` says. `VQAError` when the folder is not
-    a demo"""
+    a demo, or when it was stopped"""
     output, stage = Path(output_dir), Stages()
     _make_room(output)
     unseen = output/'data'/'videos'/'unseen.mp4'
@@ -90,6 +90,8 @@ def run_demo(
     with stage('training', 'fine-tuning with LoRA'):
         settings = config or TrainingConfig.preset('tiny', seed=seed)
         result = finetune(output/'data', output/'training', settings, score=score_answers(DEMO_SCHEMA))
+        if result.status == 'interrupted':      # half an adapter shows nothing
+            raise VQAError('the demo was stopped', output, remedy='Run it again: it begins anew.', exit_code=130)
     with stage('after', 'asking again'):
         predictor = Predictor.from_adapter(result.adapter_dir)
         after = _scores(predictor, pictures, truth)[0]

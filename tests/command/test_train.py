@@ -85,6 +85,22 @@ def test_a_signal_saves_and_the_same_line_goes_on(data, tmp_path, number):
     assert again.returncode == 0 and json.loads(again.stdout)['seconds'] == 0
 
 
+DEMO = 'import sys; from paligemma_vqa.command.demo import run_demo; run_demo(sys.argv[1], videos=12)'
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_stopped_shows_no_result(tmp_path):
+    "What half an adapter answers is not what the demo is about"
+    with open(tmp_path / 'told', 'w') as told: process = subprocess.Popen([sys.executable, '-c', DEMO, str(tmp_path / 'demo')], stdout=told, stderr=told)
+    def said(): return (tmp_path / 'told').read_text()
+    while '| 2/' not in said(): assert process.poll() is None, said(); time.sleep(.05)   # the second update is made
+    process.send_signal(signal.SIGTERM)
+    process.wait(200)
+    error = said()
+    assert process.returncode == 1 and 'VQAError' in error and 'the demo was stopped. Run it again: it begins anew.' in error, error
+    assert not (tmp_path / 'demo/report.json').exists() and not (tmp_path / 'demo/video').exists()
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_lengthened_by_its_folder_alone(data, tmp_path):
     folder = tmp_path / 'run'
