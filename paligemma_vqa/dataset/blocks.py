@@ -27,6 +27,7 @@ def gap_for(times_s:Sequence[float]) -> float:
     "Seconds to leave out between the sides of a video: 5, or a twentieth of what is labeled when that is shorter"
     return round(min(GAP_S, (max(times_s) - min(times_s)) / 20), 3)
 
+# %% ../../nbs/2_dataset/07_blocks.ipynb #3fd23fb3
 def cut_slices(
     times_s:Iterable[float],   # Of the labeled pictures of one video
     gap_s:float,

@@ -26,8 +26,7 @@ def meaning(
     if one == other: return (f"{found} of '{one}' itself: parts of one recording are in training and in the test, "
                              'so the figures are too good.')
     return (f"{found} of '{one}' and '{other}': if both are of one recording or one patient, give them the same "
-            f"\"video\" "
-            'in labels.jsonl and split anew; if they only look alike, the test is easier than a new video will be.')
+            '"video" in labels.jsonl and split anew; if they only look alike, the test is easier than a new video will be.')
 
 # %% ../../nbs/2_dataset/09_leaks.ipynb #2c6c7dde
 @dataclass(frozen=True)

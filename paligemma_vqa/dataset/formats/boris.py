@@ -37,6 +37,7 @@ class Mark:
         "What a stop must have in common with its start"
         return self.observer, self.video, self.subject, self.behavior, self.modifier
 
+# %% ../../../nbs/2_dataset/31_boris.ipynb #56503663
 _MEND = 'Mend it in BORIS: Observations, Check state events.'
 
 def pair_states(marks:Iterable[Mark], source:Source) -> Iterator[Stretch]:
@@ -78,6 +79,7 @@ def _shared(videos:Iterable[str]) -> set[str]:
     videos = list(videos)
     return {video for video in videos if videos.count(video) > 1}
 
+# %% ../../../nbs/2_dataset/31_boris.ipynb #2e2244ed
 def read_boris(source:Source) -> Iterator[Said]:
     "What a BORIS project says, without observations that cannot be read; `VQAError` for unknown labels"
     project = parse_json(source.text, source.path)
@@ -113,6 +115,7 @@ def with_observers(table:Table) -> Table:
     return replace(table, columns=(*table.columns, 'annotator'),
                    rows=[(line, row | dict(annotator=row[observation])) for line, row in table.rows])
 
+# %% ../../../nbs/2_dataset/31_boris.ipynb #53c18d34
 def read_boris_table(source:Source, table:Table) -> Iterator[Said]:
     "What BORIS's tabular events say; `VQAError` for labels, columns and times that are not understood"
     roles, events = columns_of(table, source.names, source.path,
@@ -135,9 +138,8 @@ def write_boris(records:Iterable[Record], schema:EventSchema, folder:Path, fps:f
                 place:Path|None=None) -> bytes:   # `place`: the folder that the project will lie in
     "A BORIS project, format 7.0, with one observation, and the way from `place` to its video"
     records = list(records)
-    video, segments, now = one_video(records, folder), segments_of(records, schema,
-                                                                   fps), datetime.now().isoformat(timespec='seconds')
-    file = media_path(records, folder, place)
+    video, segments, file = one_video(records, folder), segments_of(records, schema, fps), media_path(records, folder, place)
+    now = datetime.now().isoformat(timespec='seconds')
     phases = {'0': {'name': 'phase', 'description': '', 'type': 0, 'values': list(schema.phases)}}
     behaviors = {str(i): {'type': 'State event', 'key': '', 'code': event, 'description': '', 'category': '',
                           'modifiers': phases, 'excluded': '',

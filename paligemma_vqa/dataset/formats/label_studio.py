@@ -35,6 +35,7 @@ def _without_parents(paths:list) -> list:
     return [path for path in paths if not (isinstance(path, list) and any(
         isinstance(other, list) and len(other) > len(path) and other[:len(path)] == path for other in paths))]
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #24085c79
 def _ranges(value:dict) -> list[tuple[float, float]]:
     "From which frame to which, both included and counted from 0, in a timeline or a track of boxes"
     if 'ranges' in value: return [(int(one['start']) - 1, int(one['end']) - 1) for one in value['ranges']]
@@ -59,13 +60,13 @@ def _meaning(names, control:str, label, path) -> Meaning:
     if names.event(control) or f'{control}/{label}' in names.mapping: return read_label(names, control, label, path)
     return read_label(names, label, None, path)
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #36dbf52d
 def _says_phase(names, control:str, labels:list) -> bool:
     "Whether a control asks for a phase: by its name, or since all that it says are phases"
     if names.event(control): return False
     return control.casefold() in _PHASE_CONTROLS or bool(labels) and all(
         not isinstance(label, (list, dict)) and names.phase(str(label)) and not names.event(str(label))
         for label in labels)
-
 
 # %% ../../../nbs/2_dataset/24_label_studio.ipynb #57e9495e
 def _said_by(names, results:list[tuple], path) -> list[tuple[Meaning, list]]:
@@ -237,6 +238,7 @@ def none_word(schema:EventSchema) -> str:
 def _is_taken(schema:EventSchema, word:str) -> bool: return any(loosely(word) == loosely(name)
                                                                 for name in (*schema.phases, *schema.events))
 
+# %% ../../../nbs/2_dataset/24_label_studio.ipynb #ec56dc8d
 def label_config(schema:EventSchema) -> str:
     "The labeling configuration of a Label Studio project for this schema"
     view = ElementTree.Element('View')

@@ -188,6 +188,7 @@ def pieces_of(
     "The labels that stand in one cell, whatever is between them"
     return [piece for piece in re.split(r'\s*[;,|，；、\n]\s*|\s+(?:and|&|\+|/)\s+', text) if piece.strip()]
 
+# %% ../../../nbs/2_dataset/22_meaning.ipynb #b30dc6f1
 _PLACES = re.compile(r'(<(loc|seg)\d+>\s*)+')   # Where PaliGemma sees what it names next
 
 def _plain(text:str) -> str:

@@ -68,6 +68,7 @@ def number(value) -> float:
         raise ValueError(f"'{value}' is not a number")
     return float(text)
 
+# %% ../../../nbs/2_dataset/21_text.ipynb #b8379ba8
 def whole(value) -> int:
     "A whole number of at most 64 bits, also written as `63.0`; `ValueError` for everything else"
     text = str(value).strip()
@@ -76,6 +77,7 @@ def whole(value) -> int:
         raise ValueError(f"'{value}' is not a whole number of at most 64 bits")
     return int(found)
 
+# %% ../../../nbs/2_dataset/21_text.ipynb #b813205c
 def seconds(value) -> float:
     "A time in seconds, written as seconds, `MM:SS` or `HH:MM:SS`; `ValueError` for everything else"
     text = str(value).strip()
@@ -93,6 +95,7 @@ def _no_repeats(pairs):
         raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' is there twice")
     return found
 
+# %% ../../../nbs/2_dataset/21_text.ipynb #cf3a64ab
 def _loads(text): return json.loads(text, object_pairs_hook=_no_repeats)
 
 def parse_json(text:str, path:str|Path|None=None):
@@ -146,8 +149,7 @@ def parse_table(
     lines, start = candidates[-max(found)[1]], starts[-max(found)[1]]
     return _table(lines[start][1], lines[start + 1:], path)
 
-_TEMPLATE = ('The columns are image and one per event (its cells hold the phase), or image,event,phase, or '
-             'image,answer, '
+_TEMPLATE = ('The columns are image and one per event (its cells hold the phase), or image,event,phase, or image,answer, '
              'or video,event,phase,start_s,end_s.')
 
 # %% ../../../nbs/2_dataset/21_text.ipynb #c76e3e8c
