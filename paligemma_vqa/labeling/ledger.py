@@ -184,8 +184,8 @@ class Fields(Keys):
         "The places in a video at which anything was ever decided, in order: of most of a long one nothing was"
         if self._looked_at is None:
             self._looked_at = defaultdict(list)
-            for video, place in sorted(self.place(item) for item in self.fields.keys() | self.statuses.keys()
-                                       if self.place(item)[0] is not None): self._looked_at[video].append(place)
+            for known, place in sorted(self.place(item) for item in self.fields.keys() | self.statuses.keys()
+                                       if self.place(item)[0] is not None): self._looked_at[known].append(place)
         return self._looked_at[video]
 
     def change(self, item:str, changes:dict) -> None:
@@ -330,7 +330,7 @@ def final_annotation(ledger:Ledger, item:str, schema:EventSchema) -> Annotation:
     if settled is None: return annotation_at(ledger, item, schema)
     return {event: settled[event] for event in schema.events if settled.get(event) in schema.phases}
 
-# %% ../../nbs/1_label/01_ledger.ipynb #ed881463
+# %% ../../nbs/1_label/01_ledger.ipynb #9d690037
 def records_of(
     item:str,
     annotator:str,
