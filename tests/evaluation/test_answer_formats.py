@@ -24,7 +24,7 @@ def table(found:dict) -> str:
 @pytest.mark.slow
 def test_the_three_formats_score_alike(tmp_path):
     schema, found = EventSchema(), {}
-    config = TrainingConfig.preset('tiny', max_steps=80, eval_steps=40, batch_size=8, learning_rate=5e-3, tensorboard=False)
+    config = TrainingConfig.preset('tiny', max_steps=50, eval_steps=50, batch_size=8, learning_rate=5e-3, tensorboard=False)
     for name in schema.answer_formats:
         folder = make_folder(tmp_path / name, videos=12, answer_format=name)
         with warnings.catch_warnings():
