@@ -10,7 +10,7 @@ from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, Train
 TARGETS = ['q_proj', 'o_proj', 'k_proj', 'v_proj', 'gate_proj', 'up_proj', 'down_proj']
 
 
-def train(base:str, data:Path, output:Path, before:str='answer en ', steps:int=60, is_lora:bool=True) -> Path:
+def train(base:str, data:Path, output:Path, before:str='answer en ', steps:int=40, is_lora:bool=True) -> Path:
     "Returns the last checkpoint. `before`: what the script puts before the question; a record that has it already gets it twice"
     processor = AutoProcessor.from_pretrained(base)
     model = PaliGemmaForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
