@@ -472,36 +472,6 @@ def test_an_edit_from_outside_leaves_the_frame_after_it_to_whom_it_belongs(folde
         assert next(r.extra['annotator'] for r in read_records(folder) if r.image == FRAMES[3]) == 'bert'
 
 
-def lines_of(content): return [json.loads(text) for text in content.decode().splitlines()]
-def written(lines, **how): return ''.join(json.dumps(values, **how) + '\n' for values in lines).encode()
-
-# The same labels as another program might write them: none of it is a change, and nothing is to be told
-REWRITTEN = {
-    'CRLF': lambda content: content.replace(b'\n', b'\r\n'),
-    'a mark in front': lambda content: b'\xef\xbb\xbf' + content,
-    'another order': lambda content: b''.join(reversed(content.splitlines(True))),
-    'sorted keys': lambda content: written(lines_of(content), sort_keys=True),
-    'each line twice': lambda content: content + content,
-    'numbers as pandas writes them': lambda content: written(values | {'frame_index': float(values['frame_index'])} for values in lines_of(content)),
-    './ before paths': lambda content: written(values | {'image': './' + values['image']} for values in lines_of(content)),
-    'double slashes': lambda content: content.replace(b'images/', b'images//'),
-    'no line end': lambda content: content.rstrip(),
-    'only what training reads': lambda content: written({key: values[key] for key in ('image', 'question', 'answer')} for values in lines_of(content)),
-    'other times': lambda content: written(values | {'created_at': '2031-01-01'} for values in lines_of(content)),
-}
-
-@pytest.mark.parametrize('how', REWRITTEN)
-def test_the_same_labels_in_another_dress_are_no_change(folder, how):
-    with LabelStore(folder, 'anna') as store: store.annotate(FRAMES[:5], {'A': '1'}, hold='item')
-    (folder/LABELS).write_bytes(REWRITTEN[how]((folder/LABELS).read_bytes()))
-    for phase in '32':
-        with LabelStore(folder, 'anna') as store:
-            assert store.notices == []
-            store.set(FRAMES[0], 'A', phase, hold='item')
-        assert answers(folder) == {item: {'A': '1'} for item in FRAMES[1:5]} | {FRAMES[0]: {'A': phase}}
-        assert len((folder/LABELS).read_text().splitlines()) == 5
-    assert {record.extra['annotator'] for record in read_records(folder)} == {'anna'}
-
 def test_undo_takes_nothing_back_that_came_from_outside_since(folder):
     "The steps before go on without that picture, and a step about it alone is none any more"
     with LabelStore(folder, 'anna') as store:
