@@ -85,11 +85,13 @@ def _unfreeze(model, config:AdapterConfig):
     model.model.multi_modal_projector.requires_grad_(config.train_projector)
     return model
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #312cee50
 def trainable_names(model) -> list[str]:
     "Names of the parameters that train, as the base model calls them"
     names = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return [name.removeprefix('base_model.model.').replace('.default', '') for name in names]
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #d87d39b4
 def describe_trainable(model) -> str:
     "Such as `1.2 M of 3033.1 M parameters train (0.04 %)`"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -132,6 +134,7 @@ def _write(model, partial:Path, info:AdapterInfo, processor) -> None:
         if processor is not None: processor.save_pretrained(partial)
     info.save(partial)
 
+# %% ../../nbs/0_ground/22_adapter.ipynb #5c72a69d
 def _replace(new:Path, folder:Path) -> None:
     old = folder.with_name(f'{folder.name}.old')
     shutil.rmtree(old, ignore_errors=True)

@@ -38,6 +38,7 @@ def _old_names(name:str) -> list[str]:
     earlier = later.removeprefix('model.').replace('language_model.', 'language_model.model.', 1)
     return [name, later, earlier]
 
+# %% ../../nbs/0_ground/27_lora.ipynb #42d63afc
 _KINDS = torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d   # of layers that LoRA sits on in a PaliGemma
 
 def _target_modules(model, config:'LoraConfig') -> set[str]:
@@ -53,6 +54,7 @@ def _target_modules(model, config:'LoraConfig') -> set[str]:
         return any(found) and not is_excluded
     return {name for name in layers if is_target(name)}
 
+# %% ../../nbs/0_ground/27_lora.ipynb #b1a65e41
 def _by_place(pattern:dict, places:set[str]) -> dict:
     "A rank or alpha for each layer that has its own, by the name of today"
     from peft.utils.other import get_pattern_key
@@ -68,6 +70,7 @@ def _check_kind(folder:Path, config) -> None:
     raise VQAError(f"an adapter of the kind {'aLoRA' if kind == 'LORA' else kind}, and not LoRA", folder,
                    remedy='Merge it into its base with PEFT (merge_and_unload), save that, and give its folder.')
 
+# %% ../../nbs/0_ground/27_lora.ipynb #2c281621
 def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
     from peft import LoraConfig
     if not (folder / 'adapter_model.safetensors').exists():
@@ -86,6 +89,7 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
                        folder, remedy='Save the adapter again, in 16 or 32 bits.')
     return config, {current_key(key): value for key, value in tensors.items()}
 
+# %% ../../nbs/0_ground/27_lora.ipynb #70cb6f1f
 _TIED = {'lm_head', 'model.language_model.embed_tokens'}   # one matrix, unless an adapter changes only one of them
 
 def _untie(model) -> None:
@@ -93,6 +97,7 @@ def _untie(model) -> None:
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone(), requires_grad=False)
     for config in (model.config, model.config.text_config): config.tie_word_embeddings = False
 
+# %% ../../nbs/0_ground/27_lora.ipynb #0380e59d
 def _mismatch(folder, missing, unexpected) -> VQAError:
     parts = [f'{len(names)} {what} such as {sorted(names)[0]}' for names,
              what in ((missing, 'missing'), (unexpected, 'unexpected')) if names]

@@ -30,6 +30,7 @@ def _rename_tensors(folder:Path) -> None:
         content['weight_map'] = {old(name): file for name, file in content['weight_map'].items()}
         index.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
+# %% ../../nbs/0_ground/30_merged.ipynb #328eae80
 def for_every_version(
     folder:str|Path,   # A checkpoint that transformers 5 saved; rewritten
 ) -> None:
@@ -69,6 +70,7 @@ def _say_whether_tied(model) -> None:
     is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     for config in (model.config, model.config.text_config): config.tie_word_embeddings = is_tied
 
+# %% ../../nbs/0_ground/30_merged.ipynb #1a20504a
 def merge_adapter(
     folder:str|Path,            # An adapter, or a run that holds one
     out_folder:str|Path,        # New

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'STEPS', 'GOALS', 'machine', 'seconds_for', 'step_rows', 'run_step', 'say', 'run_steps', 'page_of',
-           'table', 'tuning_table', 'ratios', 'costs', 'speed_tables', 'main']
+           'table', 'tuning_table', 'ratios', 'costs', 'speed_tables', 'is_right', 'main']
 
 # %% ../../nbs/8_prove/05_gpu.ipynb #d58a4cc0
 import argparse, dataclasses, datetime, importlib.metadata, importlib.util, json, os, platform, subprocess, sys, time
@@ -184,6 +184,16 @@ def speed_tables(
             table(['batch', 'part', 'ms'], [(r['batch'], name, f'{s * 1e3:.1f}') for r in rows if r['kind'] == 'parts'
                                             for name, s in r['seconds'].items()])]
 
+# %% ../../nbs/8_prove/05_gpu.ipynb #91c8aa82
+def is_right(
+    found:dict,   # From `run_steps`
+) -> bool:
+    "Whether every step ended and every check that could be made passed; a batch that does not fit is no fault"
+    checks, tuning = (found['steps'][step]['rows'] for step in ('correct', 'tuning'))
+    failed = [row for row in tuning if row.get('failed', 'out of memory') != 'out of memory']
+    return (all(step['ended'] == 0 for step in found['steps'].values()) and bool(checks) and not failed
+            and all(row['passed'] is not False for row in checks))
+
 # %% ../../nbs/8_prove/05_gpu.ipynb #df7c71fb
 def main(arguments:list[str]|None=None) -> int:
     "Exit code 0: every step ended and every check that could be made passed; 1: not so"
@@ -207,7 +217,4 @@ def main(arguments:list[str]|None=None) -> int:
         return 0
     found = run_steps(asked.output, asked.device, asked.size, compiles=not asked.no_compile, minutes=asked.minutes)
     print(Path(asked.output) / 'gpu.md')
-    checks = found['steps']['correct']['rows']
-    return int(any(step['ended'] != 0 for step in found['steps'].values()) or not checks
-               or any(row['passed'] is False for row in checks)
-               or any('failed' in row and row['failed'] != 'out of memory' for row in found['steps']['tuning']['rows']))
+    return int(not is_right(found))

@@ -203,15 +203,6 @@ def test_labels_go_out_to_a_table_and_come_back(trained, tmp_path):
     fails('export', data, tmp_path / 'labels.doc', says=['no format', 'label-studio'])
 
 
-def test_card_is_ours_until_somebody_edits_it(trained, tmp_path):
-    data = shutil.copytree(trained / 'data', tmp_path / 'data')
-    assert run('card', data).stdout.splitlines()[0] == str(data / 'README.md')
-    assert '# data' in (data / 'README.md').read_text() and run('card', data).returncode == 0
-    (data / 'README.md').write_text('# Ours\n')
-    fails('card', data, says=['README.md', 'left alone'])
-    assert (data / 'README.md').read_text() == '# Ours\n'
-
-
 def test_doctor_as_json():
     facts = json.loads(run_process('doctor', '--json').stdout)
     assert facts['torch'] and 'tiny' in facts['bases']

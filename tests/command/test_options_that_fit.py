@@ -44,18 +44,8 @@ def test_a_gap_is_between_blocks_of_time(files):
 def test_what_an_adapter_decides_cannot_be_asked_for(trained, tmp_path):
     begin = ['train', '--data', trained / 'data', '--from', trained / 'run/adapter', '--output', tmp_path / 'run']
     fails(*begin, '--mode', 'full', says=['mode is full, and lora in the adapter to go on from'])
-    fails(*begin, '--set', 'lora-rank=2', says=['lora_rank is 2, and 16 in the adapter'])
-    fails(*begin, '--model', 'google/paligemma2-3b-pt-448', says=['base is google/paligemma2-3b-pt-448, and'])
     assert not (tmp_path / 'run').exists()
     fails('train', '--output', trained / 'run', '--resume', '--from', trained / 'run/adapter', says=['the run began from a fresh adapter, not from'])
-
-
-@pytest.mark.parametrize('words, says', [
-    (('--mode', 'full', '--set', 'lora_rank=2'), 'lora_rank does nothing beside --mode full'), (('--set', 'mode=full', '--set', 'use-dora=true'), 'use_dora does nothing beside'),
-    (('--epochs', '3', '--set', 'max_steps=4'), 'epochs does nothing beside max_steps=4'), (('--folds', '3', '--push', 'me/mine'), 'Leave out --from and --push')])
-def test_a_setting_that_another_leaves_without_a_say(trained, tmp_path, words, says):
-    fails('train', '--data', trained / 'data', '--model', 'tiny', '--output', tmp_path / 'run', *words, says=[says])
-    assert not (tmp_path / 'run').exists()
 
 
 def test_of_pictures_and_videos(trained, bikes, tmp_path):
