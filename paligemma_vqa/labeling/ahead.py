@@ -73,12 +73,13 @@ def full_picture(path:str|Path) -> bytes:
 
 # %% ../../nbs/1_label/06_ahead.ipynb #274b95e5
 def neighbours_alike(
-    paths:Sequence[Path],   # In their order
+    paths:Sequence[str|Path],   # In their order
     pairs:int=6,            # How many neighbours to compare, spread over all
+    folder:str|Path='',     # Where they are
 ) -> bool:                  # Also when nothing can be read: then the names decide
     "Do pictures look like the next one, more than like one far away?"
     def small(path):
-        try: return np.asarray(_open(path, 64).convert('L').resize((32, 18), Image.Resampling.BOX), dtype=float)
+        try: return np.asarray(_open(Path(folder, path), 64).convert('L').resize((32, 18), Image.Resampling.BOX), dtype=float)
         except UNREADABLE: return None
     def difference(first, second): return float(np.abs(first - second).mean())
     starts = sorted({round(i * max(len(paths) - 2, 0) / pairs) for i in range(pairs)})

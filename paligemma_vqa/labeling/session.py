@@ -158,7 +158,7 @@ def is_recording(store:LabelStore, video:str) -> bool:
     "Are these the frames of one video? Their times say so, or that neighbours look alike"
     items = store.videos[video]
     if any(store.info(item).get('time_s') is not None for item in items[:20]): return True
-    return neighbours_alike([store.image_path(item) for item in items])
+    return neighbours_alike(items, folder=store.folder)
 
 # %% ../../nbs/1_label/07_session.ipynb #3c97a25c
 class _Begun(Whereabouts):
