@@ -216,7 +216,10 @@ def open_folder(tool:LabelingTool, queue:str|None=None, item:str|None=None, row:
     schema = given.get('schema') or load_schema(given['folder'])
     store = open_store(**asked_of_model(tool._model['predictor'], given['folder'], schema) | given)
     before = tool.session
-    tool.session = LabelingSession(store, queue=queue, **tool._model | model_at_hand(before, store.schema))
+    try: tool.session = LabelingSession(store, queue=queue, **tool._model | model_at_hand(before, store.schema))
+    except VQAError:       # no picture, or a model of other names: whoever labels elsewhere must not wait for us
+        store.close()
+        raise
     tool.schema, tool.store, tool.session.is_alarm = store.schema, store, store.read_only
     if before: go_on(tool.session, before)
     if item in store.pictures.numbers: show(tool.session, item)

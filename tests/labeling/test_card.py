@@ -4,13 +4,12 @@ import json, os, shutil
 import datasets
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
 from paligemma_vqa.dataset.loading import split_dataset
-from paligemma_vqa.cards import CARD, is_our_card
-from paligemma_vqa.labeling.card import card_head, count_contents, write_card
+from paligemma_vqa.cards import CARD
+from paligemma_vqa.labeling.card import write_card
 from paligemma_vqa.dataset.records import LABELS, Record, read_records, write_records
 from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.dataset.splits import read_splits
@@ -35,19 +34,6 @@ def folder(tmp_path):
             picture(10 * video + frame).save(folder/records[-1].image)
     write_records(folder, records)
     return folder
-
-
-def head_of(text): return yaml.safe_load(text.split('---\n')[1])
-
-
-def test_head_is_what_the_hub_takes(folder):
-    from huggingface_hub import DatasetCard
-    text = write_card(folder).read_text()
-    assert text.startswith('---\n') and is_our_card(text)
-    head = head_of(text)
-    assert head['task_categories'] == ['visual-question-answering'] and head['size_categories'] == ['n<1K'] and head['pretty_name'] == 'case-study'
-    assert head['configs'] == [{'config_name': 'default', 'data_files': [{'split': 'labeled', 'path': 'labels.jsonl'}]}]
-    assert DatasetCard.load(folder/CARD).data.to_dict() == head
 
 
 def test_tables_are_the_datasets(folder):
@@ -76,17 +62,6 @@ def test_datasets_loads_columns_that_come_late(tmp_path):
     assert rows[39_999]['note'] == 'late' and rows[0]['note'] is None and rows.features['sure'].dtype == 'float64'
 
 
-OWN = {'words': b'# Our data\n\nAsk us.\n', 'nothing': b'', 'another encoding': 'für uns'.encode('latin-1'), 'a card from elsewhere': b'---\nlicense: mit\n---\n\n# Data\n',
-       'a look-alike': b'<!-- Written by paligemma-vqa (0123456789ab) and mine now -->\n# Mine\n'}
-
-
-@pytest.mark.parametrize('kind', OWN)
-def test_own_readme_is_untouched(folder, kind):
-    (folder/CARD).write_bytes(OWN[kind])
-    before = (folder/CARD).stat().st_mtime_ns
-    assert write_card(folder) is None and (folder/CARD).read_bytes() == OWN[kind] and (folder/CARD).stat().st_mtime_ns == before
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0), st.text(max_size=5), st.integers(0, 5))
 def test_any_correction_makes_it_somebodys(folder, place, put_in, left_out):
@@ -97,15 +72,6 @@ def test_any_correction_makes_it_somebodys(folder, place, put_in, left_out):
     if changed.replace('\r\n', '\n') == text: return
     with open(folder/CARD, 'w', encoding='utf-8', newline='') as file: file.write(changed)
     assert write_card(folder, findings=[]) is None and (folder/CARD).read_bytes() == changed.encode()
-
-
-def test_ours_follows_the_dataset(folder):
-    path = write_card(folder)
-    first, when = path.read_text(), path.stat().st_mtime_ns
-    assert write_card(folder) == path and path.stat().st_mtime_ns == when       # nothing new, nothing written
-    path.write_bytes(first.replace('\n', '\r\n').encode())                      # as version control on Windows leaves it
-    write_records(folder, read_records(folder)[:8])
-    assert write_card(folder) == path and '8 pictures of 2 videos' in path.read_text()
 
 
 def test_findings_and_names_fit_the_tables(folder):
@@ -152,13 +118,6 @@ def test_a_folder_that_cannot_be_written(folder):
     try:
         with pytest.warns(UserWarning, match='has no card'): assert write_card(folder, findings=[]) is None
     finally: folder.chmod(0o700)
-
-
-def test_size_and_mixed_columns():
-    contents = count_contents([Record('a_1.png', QUESTION, 'x', dict(odd=1)), Record('a_2.png', QUESTION, 'x', dict(odd='1'))], SCHEMA, None)
-    assert contents.columns is None and 'dataset_info' not in card_head('x', contents)
-    for number, size in ((0, 'n<1K'), (999, 'n<1K'), (1000, '1K<n<10K'), (99_999, '10K<n<100K'), (10**6, '1M<n<10M'), (10**9, '100M<n<1B')):
-        assert card_head('x', contents.__class__(**{**contents.__dict__, 'records': number}))['size_categories'] == [size]
 
 
 def test_folder_on_the_hub_loads_as_it_was(folder, tmp_path):

@@ -9,7 +9,6 @@ from PIL import Image
 from paligemma_vqa.dataset.formats.cvat import write_cvat
 from paligemma_vqa.dataset.lint import lint
 from paligemma_vqa.dataset.records import LABELS, Record, read_records, write_records
-from paligemma_vqa.labeling.schema_change import change_schema
 from paligemma_vqa.labeling.session import LabelingSession, show
 from paligemma_vqa.labeling.store import LabelStore
 from paligemma_vqa.labeling.widget import LabelingTool
@@ -101,16 +100,6 @@ def test_a_journal_of_somebody_else_that_is_gone_or_out_of_reach_takes_no_label_
     assert answers(folder) == SAID | {item: {'B': '3'} for item in FRAMES[1:3]}
     bert, = [record for record in read_records(folder) if record.extra['annotator'] == 'bert']
     assert bert.image == FRAMES[0]
-
-def test_names_can_be_changed_beside_notes_that_are_none(folder):
-    (folder/'labels/settings.json').write_text('[]')
-    (folder/'labels/.anna.intervals').write_text('{"A": 7, "B": ["images/polyp.jpg", "2"]}')
-    (folder/'labels/bert.jsonl').unlink()                      # there is the copy
-    put(folder/'labels/carla.jsonl', 'circle')
-    change_schema(folder, {'A': 'cut'})
-    with LabelStore(folder, 'anna') as store:
-        assert store.annotation(FRAMES[1]) == {'cut': '1'} and store.annotation_of('bert', FRAMES[0]) == {'B': '2'}
-    assert json.loads((folder/'labels/.anna.intervals').read_text()) == {'B': ['images/polyp.jpg', '2']}
 
 COPIES = ["anna (bert's conflicted copy 2026-03-01)", 'anna (conflicted copy 2026-03-01 101010)', 'anna-LAPTOP-7F3K', 'anna.sync-conflict-20260301-101010-ABCDEF7',
           'anna 2', 'anna - Kopie', 'Copy of anna', 'anna (1)']

@@ -273,15 +273,6 @@ def test_ten_thousand_steps_beside_other_programs(tmp_path):
 
 # --- the cases by name
 
-def test_a_line_changed_outside_before_another_of_its_picture_is_told_and_kept(folder):
-    "Two lines about one picture, both from outside: the later one counts, and the file as it was is kept"
-    with LabelStore(folder, 'anna') as anna: anna.accept(FRAMES[2], {'A': '1'})
-    (folder/LABELS).write_text(''.join(line(FRAMES[2], said, source='elsewhere').to_json() + '\n' for said in ({'B': '2'}, {'B': '3'})))
-    with LabelStore(folder, 'anna') as anna:
-        assert anna.state(FRAMES[2]).annotation == {'B': '3'}
-        assert any('a later line' in notice for notice in anna.notices), anna.notices
-    assert b'B in the 2 phase' in backups(folder)
-
 def test_a_line_from_outside_ends_at_the_next_picture_also_where_that_one_s_line_was_deleted(folder):
     "Both in one look: picture 1 gets a line, and the line of picture 2, which somebody else labeled, is gone"
     with LabelStore(folder, 'bert') as bert: bert.accept(FRAMES[2], {'A': '1', 'B': '3'})
@@ -292,18 +283,6 @@ def test_a_line_from_outside_ends_at_the_next_picture_also_where_that_one_s_line
             assert [anna.state(item).annotation for item in FRAMES[:5]] == [{}, {'B': '1'}, {}, {}, {}]
     assert answers(folder) == {FRAMES[1]: {'B': '1'}}
 
-
-def test_an_empty_line_from_outside_reverts_nothing(folder):
-    "What was compacted six times A 1, gets an empty line, is labeled A 3, and stays A 3"
-    store = LabelStore(folder, 'anna')
-    store.set(FRAMES[0], 'A', '1')
-    store.set_status(FRAMES[:5], 'done')
-    store.compact()
-    with open(folder/LABELS, 'a') as file: file.write('\n')
-    store.set(FRAMES[0], 'A', '3')
-    store.compact()
-    assert answers(folder) == {frame: {'A': '3'} for frame in FRAMES[:5]}
-    store.close()
 
 @pytest.mark.parametrize('when', [0, 10**9, 4 * 10**9])
 def test_an_edit_counts_whatever_its_time_and_a_deleted_line_stays_away(folder, when):
@@ -401,20 +380,6 @@ def test_two_journals_of_one_annotator_put_one_after_the_other_take_nothing_back
             assert store.annotation(FRAMES[0]) == {'A': '2'} and 'the entry is there twice' in store.notices[0]
     assert answers(folder) == {FRAMES[0]: {'A': '2'}}
 
-def test_a_conflicted_copy_is_no_annotator(folder):
-    with LabelStore(folder, 'anna') as store: store.accept(FRAMES[0], {'A': '1'})
-    for name in 'anna (conflicted copy 2026-03-01)', 'anna-LAPTOP': shutil.copy(at(folder), at(folder, name))
-    with LabelStore(folder, 'bert') as store:
-        assert store.annotators == ['anna', 'bert'] and all("signed by 'anna'" in notice for notice in store.notices) and len(store.notices) == 2
-
-def test_a_journal_of_somebody_else_that_shrank_is_read_with_its_copy(folder):
-    with LabelStore(folder, 'bert') as bert: bert.annotate(FRAMES, {'A': '1'}, hold='item')
-    os.truncate(at(folder, 'bert'), 0)
-    with LabelStore(folder, 'anna') as store:
-        store.accept(FRAMES[0], {'B': '1'})
-        assert store.annotation_of('bert', FRAMES[1]) == {'A': '1'}
-    assert len(answers(folder)) == len(FRAMES)
-
 def test_links_that_lead_in_a_circle_open(folder):
     (folder/'labels').mkdir()
     at(folder, 'loop').symlink_to(at(folder, 'loop'))
@@ -471,20 +436,6 @@ def test_an_edit_from_outside_leaves_the_frame_after_it_to_whom_it_belongs(folde
         assert answers(folder) == {FRAMES[0]: {'A': '1'}, FRAMES[1]: {'A': '1'}, FRAMES[2]: {'A': '3'}, FRAMES[3]: {'A': '2'}, FRAMES[4]: {'A': '1'}}
         assert next(r.extra['annotator'] for r in read_records(folder) if r.image == FRAMES[3]) == 'bert'
 
-
-def test_undo_takes_nothing_back_that_came_from_outside_since(folder):
-    "The steps before go on without that picture, and a step about it alone is none any more"
-    with LabelStore(folder, 'anna') as store:
-        store.annotate(FRAMES[:2], {'A': '1'}, hold='item')
-        store.accept(FRAMES[1], {'A': '2'})
-    text = (folder/LABELS).read_text()
-    (folder/LABELS).write_text(text.replace('A in the 2', 'B in the 3'))
-    for _ in range(2):
-        with LabelStore(folder, 'anna') as store:
-            assert store.annotation(FRAMES[1]) == {'B': '3'}
-            if store.can_undo: assert FRAMES[1] not in store.undo().items
-            assert store.annotation(FRAMES[1]) == {'B': '3'} and store.annotation(FRAMES[2]) == {} and not store.can_undo
-    assert answers(folder) == {FRAMES[1]: {'B': '3'}}
 
 @pytest.mark.parametrize('extra', [dict(annotator=['x'], created_at={}), dict(source=7, annotator=None), dict(created_at=['2026'])])
 def test_a_line_whose_keys_are_of_another_kind(folder, extra):

@@ -1,5 +1,5 @@
 """The labeling session and tool without a browser: what commands do to the store, whatever their order."""
-import json, shutil, threading, time
+import json, shutil, time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from paligemma_vqa.dataset.records import read_records
 from paligemma_vqa.labeling.ahead import Prepared, show_picture
 from paligemma_vqa.labeling.order import uncertain_first, unlike_first
 from paligemma_vqa.schema import EventSchema, VQAError
-from paligemma_vqa.labeling.session import QUEUES, LabelingSession, show
+from paligemma_vqa.labeling.session import LabelingSession, show
 from paligemma_vqa.labeling.store import LabelStore
 from paligemma_vqa.labeling.view import (agreement_html, filmstrip_html, header_html, rows_html, timeline_html,
                                          toolbar_html)
@@ -236,10 +236,6 @@ def test_a_full_disk_is_shown_and_changes_nothing(tmp_path, monkeypatch):
     assert not session.is_saved                                # until a label is on the disk again
     assert press(session, 'set 0 3').annotation() == {A: THREE}
 
-def test_an_empty_folder_says_so(tmp_path):
-    (tmp_path/'images').mkdir()
-    with pytest.raises(VQAError, match='no picture'): make_session(tmp_path)
-
 def test_unknown_queue_and_missing_model(tmp_path):
     session = make_session(make_folder(tmp_path))
     with pytest.raises(VQAError, match='no queue'): session.use_queue('best')
@@ -301,14 +297,6 @@ def test_accepting_a_run(tmp_path):
     assert labels(session) == {i: {A: SCHEMA.phases[i % 4]} for i in (1, 2, 3)}
     press(session, 'undo')
     assert labels(session) == {}
-
-def test_disagreements_with_the_model(tmp_path):
-    session = make_session(make_folder(tmp_path, 6), predictor=Guesser())
-    session.suggestions.wait()
-    press(session, 'accept', 'accept', 'set 0 1', 'confirm', 'nothing')      # frames 2 and 3 differ from the model
-    session.use_queue('disagreement')
-    session.suggestions.wait()
-    assert session.queue == [session.sequence[2], session.sequence[3]]
 
 def test_a_hidden_model_does_not_lead(tmp_path):
     session = make_session(make_folder(tmp_path, 4), predictor=Guesser())
@@ -392,59 +380,12 @@ def test_a_phase_over_a_skipped_picture_and_a_finished_one_leaves_the_finished_o
 
 # --- pictures and the tool
 
-def test_prepared_makes_the_wished_and_forgets_the_rest():
-    made, gate = [], threading.Event()
-    def make(names):
-        gate.wait(5)
-        made.extend(names)
-        return names
-    prepared = Prepared(make, keep=50)
-    prepared.wish([f'old {i}' for i in range(40)])
-    time.sleep(0.05)
-    prepared.wish(['new 1', 'new 2'])
-    gate.set()
-    assert prepared.wait() and made[-2:] == ['new 1', 'new 2'] and len(made) <= 3
-    prepared.close()
-
 @given(st.binary(max_size=400))
 @settings(max_examples=60, deadline=None)
 def test_no_file_breaks_the_screen(tmp_path_factory, content):
     path = tmp_path_factory.mktemp('any')/'x.jpg'
     path.write_bytes(content)
     assert show_picture(path).error
-
-def test_the_tool_opens_goes_on_and_closes(tmp_path):
-    make_folder(tmp_path, 5)
-    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', predictor=Guesser(), pause_s=0.05)
-    for command in ('event 1', 'phase 2', 'confirm', 'ask 1', 'zoom', 'confirm'): tool.handle(command, tool.session.item)
-    time.sleep(0.4)
-    assert len(read_records(tmp_path)) == 4            # two pictures, two questions, without closing
-    tool.close()
-    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
-    assert tool.session.item == 'images/v_000002.jpg' and len(tool.store.questions) == 2      # the choice of questions is kept
-    for queue in QUEUES: tool.queue_menu.value = queue
-    assert 'needs a model' in tool.session.message or tool.session.queue_name in QUEUES
-    tool.note.value = 'a note'
-    assert tool.store.state(tool.session.item).note == 'a note'
-    tool.close()
-
-def test_running_the_cell_again_takes_over(tmp_path):
-    make_folder(tmp_path, 3)
-    old = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
-    new = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
-    old.handle('set 0 1')
-    assert old.session.is_alarm and 'NOT SAVED' in old.parts['message'].value
-    new.handle('set 0 2')
-    assert new.session.annotation() == {A: TWO}
-    new.close()
-
-def test_a_broken_picture_does_not_stop_the_work(tmp_path):
-    make_folder(tmp_path, 3)
-    (tmp_path/'images/v_000001.jpg').write_bytes(b'not a picture')
-    tool = LabelingTool(tmp_path, SCHEMA, annotator='ann', pause_s=0)
-    for command in ('set 0 1', 'confirm', 'zoom', 'skip', 'confirm'): tool.handle(command)
-    assert [tool.session.status(item) for item in tool.session.sequence] == ['done', 'skipped', 'done']
-    tool.close()
 
 def test_names_are_never_markup(tmp_path):
     schema = EventSchema(events=('<script>x</script>', 'b&b'), phases=('<i>1</i>', '2'))
@@ -456,11 +397,6 @@ def test_names_are_never_markup(tmp_path):
 
 
 # --- the schema is made in the tool
-
-@given(st.lists(st.sampled_from(['clipping', 'cutting', 'clip ligation', '夹闭', 'α', '3', 'x-ray']), min_size=1, max_size=6, unique=True),
-       st.sampled_from([', ', '\n', ';', '、', '，', ' , \n', '\t', '\n- ', '\n\n• ']))
-def test_names_are_found_however_they_are_pasted(names, between):
-    assert typed_names(('- ' if '- ' in between else '• ' if '•' in between else '') + between.join(names)) == tuple(names)
 
 @given(st.text(max_size=60), st.text(max_size=30))
 @settings(max_examples=25, deadline=None)
@@ -483,17 +419,6 @@ def test_a_bare_folder_is_asked_for_its_schema_once(tmp_path):
     again = LabelingTool(tmp_path, annotator='ann', pause_s=0)
     assert again.form is None and again.schema == tool.schema
     again.close()
-
-def test_a_folder_that_has_labels_or_a_model_that_has_names_is_not_asked(tmp_path):
-    press(make_session(make_folder(tmp_path/'labeled', 3)), 'set 0 1', 'confirm').close()
-    tool = LabelingTool(tmp_path/'labeled', annotator='ann', pause_s=0)
-    assert tool.form is None
-    tool.close()
-    schema = EventSchema(events=('fox', 'hen'), phases=('there',))
-    tool = LabelingTool(make_folder(tmp_path/'model', 3), annotator='ann', predictor=Guesser(schema), pause_s=0)
-    assert tool.schema == schema and EventSchema.load(tmp_path/'model/schema.json') == schema
-    tool.close()
-
 
 # --- playback
 
@@ -527,24 +452,6 @@ def test_keys_while_a_video_plays_label_the_picture_that_was_passed(cut, tmp_pat
     tool.handle('confirm_played')
     assert labels(session).keys() == set(range(places[played[0]], places[played[-1]] + 1))
     tool.close()
-
-def test_without_the_video_the_pictures_are_played(tmp_path):
-    tool = LabelingTool(make_folder(tmp_path, 4), SCHEMA, 'ann', pause_s=0)
-    shown = []
-    tool.playback.send = lambda message, buffers: (shown.append(message['play']), tool.playback.drawn(1))
-    tool.handle('play')
-    limit = time.monotonic() + 30
-    while tool.playback.is_playing and time.monotonic() < limit: time.sleep(0.01)
-    assert [frame['item'] for frame in shown if frame != 'stop'] == tool.session.sequence and tool.session.item == tool.session.sequence[-1]
-    tool.close()
-
-def test_lone_pictures_have_nothing_to_play(tmp_path):
-    for name in ('fox', 'hen'): Image.new('RGB', (8, 8)).save(tmp_path/f'{name}.png')
-    tool = LabelingTool(tmp_path, SCHEMA, 'ann', pause_s=0)
-    tool.handle('play')
-    assert 'nothing to play' in tool.session.message and tool.session.is_saved and tool.parts['playbar'].value == ''
-    tool.close()
-
 
 # --- other names later
 

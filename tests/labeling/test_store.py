@@ -256,19 +256,3 @@ def test_store_follows_the_plain_model(tmp_path):
     StoreMachine.folder, StoreMachine.count = tmp_path, 0
     run_state_machine_as_test(StoreMachine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None,
                                                               suppress_health_check=list(HealthCheck)))
-
-
-@pytest.mark.parametrize('how', ['one picture', 'a run'])
-def test_the_end_of_a_label_signs_for_nobody(tmp_path, how):
-    "A key that stops a label before a picture that the model labeled, or that nobody saw, leaves whose label that is"
-    folder = make_folder(tmp_path)
-    with LabelStore(folder, 'anna') as store:
-        v = store.videos['v']
-        store.accept(v[3], {'bleeding': 'early', '出血': 'late'}, source='model:probe')
-        if how == 'one picture': store.set(v[2], 'bleeding', 'late', hold='item')
-        else: store.set_range(v[1], v[2], 'bleeding', 'late')
-        assert store.annotation(v[3]) == {'bleeding': 'early', '出血': 'late'} and store.state(v[3]).source == 'model:probe'
-        store.set(v[5], 'bleeding', '3', hold='item')
-        ended = store.state(v[6])                       # the key that ends the label stands at a picture that nobody saw
-        assert ended.explicit and ended.source is None and ended.status == 'todo' and not ended.said
-    assert {record.image: record.extra['source'] for record in read_records(folder)} == {v[3]: 'model:probe'}
