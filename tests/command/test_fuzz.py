@@ -131,6 +131,8 @@ def bad_lines(trained, bikes, tmp_path_factory):
     folder = tmp_path_factory.mktemp('bad')
     adapter, data, file = trained / 'run/adapter', trained / 'data', folder / 'file'
     file.write_text('x')
+    late = folder / 'late.csv'
+    late.write_text('event,phase,start_s,end_s\nA,1,0:01,2\nA,2,half past,4\n')
     picture = next((data / 'images').iterdir())
     ask = ['infer', '--image_path', picture, '--lora_path', adapter]
     begin = ['train', '--data', data, '--model', 'tiny', '--output', folder / 'run']
@@ -151,6 +153,12 @@ def bad_lines(trained, bikes, tmp_path_factory):
             ('lora_targets=[nope]', 'nope'), ('report_to=[nope]', "no tracker 'nope'"), ('batch_size=1e99', 'batch_size is'), ('nope=1', "unknown setting 'nope'"), ('precision=fp16', 'fp16 needs a GPU'))),
         [*begin, '--config', data, f'{data}: cannot be read'], [*begin, '--config', '/proc/self/mem', '/proc/self/mem: '], [*begin, '--config', picture, 'not UTF-8'], [*begin, '--from', file, 'not the folder of an adapter'],
         [*begin, '--from', data, 'not an adapter folder'], [*begin, '--epochs', '3', '--set', 'epochs=5', 'epochs is given twice'], ['train', '--resume', '--output', folder / 'none', '--data'],
+        *([*begin, *map(str, more), says] for *more, says in (
+            ('--folds', 1, '1 fold leaves no videos'), ('--folds', 2, '2 folds leave no videos'), ('--folds', 99, 'groups cannot make 99 folds'), ('--folds', 3, '--from', adapter, '--folds measures'), ('--folds', 3, '--push', 'me/mine', '--folds measures'),
+            ('--mode', 'full', '--set', 'lora_rank=4', 'lora_rank does nothing beside --mode full'), ('--epochs', 3, '--set', 'max_steps=2', 'epochs does nothing beside max_steps=2'), ('--from', adapter, '--set', 'lora_rank=3', 'in the adapter to go on from'))),
+        *([*look, *map(str, more), says] for *more, says in (
+            ('--before', 2, '--before says more about --clips'), ('--workers', 2, '--workers says more about --ray'), ('--ray', '--ray does nothing for one video'), ('--private', 'A', '--show-private', 'contradict each other'),
+            ('--start', 'soon', "--start is 'soon'"), ('--start', 9, '--end', 9, '--end 9 is not after --start 9'), ('--fit-to', data, '--method', 'raw', '--fit-to does nothing'), ('--truth', late, "late.csv:3: start_s is 'half past', which is no number"))),
         [*look, '--fps', 'inf', 'fps'], [*look, '--fps', '1e300', 'fps'], [*look, '--alert', 'A', '--alert is only for a stream'], [*look, '--latency-budget', '3', 'only for a stream'], [*look, '--budget', '3', '--to-label'],
         [*look, '--to-label', file, 'file: is not a folder'], [*look, '--method', 'nope', "'nope'"], [*look, '--rules', file, 'list of rules'], [*look, '--truth', file, 'file:1'], [*look, '--fit-to', folder, 'labels.jsonl'],
         [*look[:-1], '/proc/x', 'nothing can be written'],

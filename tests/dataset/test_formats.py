@@ -149,7 +149,7 @@ def test_intervals(folder):
 @pytest.mark.parametrize('name, content, complaint', [
     ('x.json', '{', 'not JSON'), ('x.json', '[]', 'there are no labels'), ('x.json', '{"images": []}', 'not COCO-style'), ('x.json', '[1]', 'a task is not an object'),
     ('x.xml', '<annotations>', 'not XML'), ('x.xml', '<html/>', 'begins with <html>'), ('x.csv', 'a,b\n1,2\n', 'no header that can be understood; the first line is a, b'), ('x.csv', 'image,bleeding\n,early\n', 'x.csv:2'),
-    ('x.csv', 'image,event,phase\npolyp.png,bleeding,early\npolyp.png,bleeding,late\n', 'in two phases'), ('x.csv', 'image,bleeding\nnobody.png,early\n', 'none of the 1 pictures'),
+    ('x.csv', 'image,event,phase\npolyp.png,bleeding,early\npolyp.png,bleeding,late\n', 'in two phases'), ('x.csv', 'image,bleeding\nnobody.png,early\n', "the only picture, 'nobody.png', is not in"),
     ('x.csv', 'video,event,phase,start_s,end_s\ncase,bleeding,early,zero,1\n', 'not a number'), ('x.what', 'hello', 'cannot be told'), ('x.csv', 'image,bleeding\npolyp.png,sometimes\n', "phase 'sometimes'")])
 def test_what_cannot_be_read_is_said(folder, name, content, complaint):
     with pytest.raises(VQAError, match=complaint): import_labels(save(folder, content, name), folder)

@@ -63,7 +63,7 @@ def test_null_numbers_and_mixed_dates_of_label_studio_do_not_take_the_other_task
     ('image,Label\na_000030.jpg,A\n', "'A' comes without a phase"), ('image,A,smoke\na_000030.jpg,1,1\n', 'the column smoke of image, A, smoke cannot be understood'),
     ('image,A,B\na_000030.jpg,1,0\n', 'hold 0 and 1: that the event is there, or that it is in phase 1'), ('image,something\na_000030.jpg,1\n', 'the column something'),
     ('image,A,a\na_000030.jpg,1,\n', "the column 'A' is there 2 times"), ('image,A\na_000030.jpg,?\n', "'A' with phase '?'"), ('image,answer\na_000030.jpg,perhaps\n', "'perhaps' is not in the schema"),
-    ('image,A\na_000030.jpg,\n', 'none of the 1 pictures has a label. If they were looked at and show no event, say so: --empty nothing'),
+    ('image,A\na_000030.jpg,\n', 'the only picture has no label. If it was looked at and shows no event, say so: --empty nothing'),
     ('image,answer\na_000030.jpg,\n', '--empty nothing'), ('image,event,phase\na_000030.jpg,,\n', '--empty nothing'), ('picture_number,A\n1,1\n', 'no header that can be understood; the first line is picture_number, A'),
     ('event,phase,start,end\nA,1,5,2\n', 'x.csv:2: the interval ends at 2, before it begins at 5'), ('event,phase,start,end\nA,1,900,901\n', 'begin after the last picture of'),
     ('event,phase,start,end\nA,1,1,3\nA,2,1.5,3\n', "event 'A' in two phases"), ('video,event,phase,start,end\nother.mp4,A,1,1,2\n', "no frames of the video 'other.mp4'"),

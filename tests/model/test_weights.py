@@ -31,7 +31,7 @@ def test_one_weight_that_is_not_a_number_is_refused(base, adapter, tmp_path, wro
         key = next(key for key in sorted(tensors) if 'q_proj' in key)
         tensors[key].flatten()[3] = wrong
         save_file(tensors, folder / name, metadata={'format': 'pt'})
-        with pytest.raises(VQAError, match='1 tensors hold weights that are not numbers') as error: Predictor.from_adapter(folder) if whole == adapter else load_base(folder)
+        with pytest.raises(VQAError, match='1 tensor holds weights that are not numbers') as error: Predictor.from_adapter(folder) if whole == adapter else load_base(folder)
         assert str(folder) in str(error.value) and error.value.exit_code == 1
 
 
