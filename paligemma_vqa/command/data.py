@@ -14,6 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from .terminal import Adapter, Json, Seed, existing_folder, predictor_of, say, say_json, say_next
+from ..display import counted
 from ..files import check_place
 from ..schema import VQAError
 
@@ -47,7 +48,7 @@ def frames(
     if json_:
         for frame in taken: say_json(frame)
         return
-    say(f'{len(taken)} frames in {folder}')
+    say(f'{counted(len(taken), "frame")} in {folder}')
     if advice := advice_on_videos(len({frame.get('video') for frame in read_frames_file(folder/FRAMES)})): say(advice)
     say_next('label', folder)
 
@@ -62,12 +63,12 @@ def lint(
     existing_folder(data)
     if fix_:
         mended, backup = fix(data)
-        if backup: print(f'{len(mended)} findings repaired; the file as it was: {backup}', file=sys.stderr)
+        if backup: print(f'{counted(len(mended), "finding")} repaired; the file as it was: {backup}', file=sys.stderr)
     findings = check(data)
     for finding in findings: say_json(asdict(finding)) if json_ else say(finding)
     errors = sum(f.level == 'error' for f in findings)
     if not json_:
-        say(f'{errors} errors, {len(findings) - errors} warnings')
+        say(f'{counted(errors, "error")}, {counted(len(findings) - errors, "warning")}')
         if all(finding.code != 'videos' for finding in findings) and (advice := _advice(data)): say(advice)
     if not json_: _after_lint(data, findings, errors)
     if errors: raise typer.Exit(2)

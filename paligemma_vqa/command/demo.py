@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..dataset.loading import load_dataset
+from ..display import counted
 from ..evaluation.baselines import constant_baseline
 from ..evaluation.metrics import quick_scores
 from ..files import write_atomically
@@ -80,12 +81,12 @@ def run_demo(
     output, stage = Path(output_dir), Stages()
     _make_room(output)
     unseen = output/'data'/'videos'/'unseen.mp4'
-    with stage('data', f'drawing {videos} videos with exact labels'):
+    with stage('data', f'drawing {counted(videos, "video")} with exact labels'):
         make_dataset(output/'data', videos=videos, seed=seed * 10_000, frame_every=10)
         scene = make_video(unseen, seed * 10_000 + UNSEEN)
         test = load_dataset(output/'data')['test']
         truth, pictures = [DEMO_SCHEMA.parse(answer) for answer in test['answer']], _picture_paths(test, output)
-    with stage('before', f'asking the untrained base about {len(test)} pictures of held-out videos'):
+    with stage('before', f'asking the untrained base about {counted(len(test), "picture")} of held-out videos'):
         before = _scores(Predictor.from_base('tiny', DEMO_SCHEMA), pictures, truth)[0]
     with stage('training', 'fine-tuning with LoRA'):
         settings = config or TrainingConfig.preset('tiny', seed=seed)
@@ -115,7 +116,8 @@ def summary(
 ) -> str:
     "The demo's result as a small table"
     names = dict(event_f1='event F1', phase_accuracy='phase accuracy', exact_match='exact match')
-    lines = [f"{report['held_out_pictures']} pictures from {report['held_out_videos']} videos the model never saw:", '',
+    pictures, videos = counted(report['held_out_pictures'], 'picture'), counted(report['held_out_videos'], 'video')
+    lines = [f'{pictures} from {videos} the model never saw:', '',
              f"{'':16}{'best constant':>15}{'before':>10}{'after':>10}"]
     for key, name in names.items():
         cells = [report[column].get(key) for column in ('best_constant', 'before', 'after')]

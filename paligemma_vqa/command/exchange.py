@@ -13,32 +13,38 @@ from typing import Annotated, Optional
 import typer
 
 from .terminal import existing_folder, say, say_next
+from ..display import counted
 from ..files import check_file_to_write, check_place
 from ..hints import pasteable
 from ..schema import VQAError
 
 # %% ../../nbs/9_command/07_exchange.ipynb #57ee8d63
-def _tell(title:str, items:list, what_to_do:str='', most:int=10) -> None:
+def _tell(items:list, one:str, several:str, most:int=10) -> None:
     "A line that says how many, then the first of them, on standard error"
     if not items: return
-    print(f'{len(items)} {title}{": " + what_to_do if what_to_do else ""}', file=sys.stderr)
+    print(counted(len(items), one, several), file=sys.stderr)
     for item in items[:most]: print(f'  {item}', file=sys.stderr)
     if len(items) > most: print(f'  and {len(items) - most} more', file=sys.stderr)
 
 # %% ../../nbs/9_command/07_exchange.ipynb #2a12ab05
 def _tell_import(imported, empty:str) -> None:
     for note in imported.notes: print(note, file=sys.stderr)
-    _tell('entries were left out', imported.problems)
-    _tell('pictures are not in the folder; their labels are left out', imported.missing)
+    _tell(imported.problems, 'entry was left out', 'entries were left out')
+    _tell(imported.missing, 'picture is not in the folder; its label is left out',
+          'pictures are not in the folder; their labels are left out')
     if empty == 'skip':
-        _tell('pictures have no label and are left out', imported.empty,
-              'if they were looked at and show no event, add --empty nothing')
-    _tell('pictures are answered differently by their annotators; both answers are kept', imported.disagreements,
-          'paligemma-vqa lint shows the lines, delete the wrong ones')
-    _tell('pictures were labeled otherwise and stay so', imported.kept,
-          'add --replace to take the new labels, or --join to add to them')
+        add = 'no event, add --empty nothing'
+        _tell(imported.empty, f'picture has no label and is left out: if it was looked at and shows {add}',
+              f'pictures have no label and are left out: if they were looked at and show {add}')
+    lines = 'annotators; both answers are kept: paligemma-vqa lint shows the lines, delete the wrong ones'
+    _tell(imported.disagreements, f'picture is answered differently by its {lines}',
+          f'pictures are answered differently by their {lines}')
+    _tell(imported.kept,
+          'picture was labeled otherwise and stays so: add --replace to take the new label, or --join to add to it',
+          'pictures were labeled otherwise and stay so: add --replace to take the new labels, or --join to add to them')
     if imported.backup:
-        print(f'{len(imported.changed)} labels changed; the file as it was: {imported.backup}', file=sys.stderr)
+        changed = counted(len(imported.changed), 'label')
+        print(f'{changed} changed; the file as it was: {imported.backup}', file=sys.stderr)
 
 # %% ../../nbs/9_command/07_exchange.ipynb #a900040f
 FormatIn = Annotated[Optional[str], typer.Option('--format', show_default=False,
@@ -87,9 +93,10 @@ def import_(
                              inside=inside, fps=fps, encoding=encoding, accept_schema=accept_schema)
     _tell_import(imported, empty)
     left_out = len(imported.missing) + len(imported.problems) + (len(imported.empty) if empty == 'skip' else 0)
-    say(f'{len({record.image for record in imported.records}) - len(imported.kept)} pictures labeled in '
-        f'{data / "labels.jsonl"}' + (f', {left_out} left out' if left_out else '')
-        + (f', {len(imported.kept)} kept as they were' if imported.kept else ''))
+    labeled = len({record.image for record in imported.records}) - len(imported.kept)
+    say(f'{counted(labeled, "picture")} labeled in {data / "labels.jsonl"}'
+        + (f', {left_out} left out' if left_out else '')
+        + (', ' + counted(len(imported.kept), 'kept as it was', 'kept as they were') if imported.kept else ''))
     say_next('lint', data)
 
 # %% ../../nbs/9_command/07_exchange.ipynb #b9aa96c5

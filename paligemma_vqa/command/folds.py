@@ -15,6 +15,7 @@ import numpy as np
 from .report import answered, truth_of
 from ..dataset.records import Records, load_schema
 from ..dataset.splits import Splits, fold_splits
+from ..display import counted
 from ..evaluation.metrics import Frames, frame_metrics
 from ..files import write_atomically
 from ..inference.predictor import Predictor
@@ -67,7 +68,8 @@ def splits_of_folds(
 ) -> list[Splits]:
     "One split a fold; `VQAError` when there are too few videos for so many"
     if folds < 3:
-        raise VQAError(f'{folds} folds leave no videos to choose the best epoch with', remedy='Use 3 or more.')
+        raise VQAError(f'{counted(folds, "fold leaves", "folds leave")} no videos to choose the best epoch with',
+                       remedy='Use 3 or more.')
     return fold_splits(Records(data), folds, load_schema(data), seed, data)
 
 # %% ../../nbs/9_command/18_folds.ipynb #218e2f71

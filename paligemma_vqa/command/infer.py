@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .elsewhere import Labels, Schema, predictor_for
 from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, say,
                                             say_json)
+from ..display import counted
 from ..hints import pasteable
 from ..schema import VQAError
 
@@ -57,7 +58,9 @@ def _answers(predictor, files:list[Path], root:Path, kept:Path, batch_size:int,
     if moved:
         print(f'answers of another adapter, schema or question were in {kept}; they are now in {moved}',
               file=sys.stderr)
-    if fresh: print(f'{len(fresh)} of {len(files)} pictures were answered before', file=sys.stderr)
+    if fresh:
+        were = 'was' if len(fresh) == 1 else 'were'
+        print(f'{len(fresh)} of {counted(len(files), "picture")} {were} answered before', file=sys.stderr)
     for results in (fresh, new):
         for result in results: yield result.to_dict(), result
 
@@ -131,7 +134,7 @@ def infer(
             if save_dir and 'error' not in values:
                 _draw(prediction, kept/drawings[Path(values['image']).relative_to(root).as_posix()])
             failed += 'error' in values
-    if failed: raise VQAError(f'{failed} pictures could not be used; the others are done', image_path)
+    if failed: raise VQAError(f'{counted(failed, "picture")} could not be used; the others are done', image_path)
     if is_folder and lora_path and not json_:
         print('Next, to set right what is wrong:', pasteable('label', image_path, '--lora-path', lora_path),
               file=sys.stderr)

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from .over_time import discuss
 from ..dataset.looks import find_alike, look_at
+from ..display import counted
 from ..evaluation.comparison import beaten
 from ..evaluation.metrics import METRICS, Frames
 from ..evaluation.resampling import videos_needed
@@ -110,12 +111,12 @@ def too_few(report:Mapping) -> str|None:
     if report['videos'] >= FEW_VIDEOS and report['frames'] >= FEW_FRAMES: return None
     one = report['overall']['event_f1']
     needed = max(FEW_VIDEOS, videos_needed(report['videos'], (one['low'], one['high']), WIDTH))
-    def of(number, what): return f"{number} {what}{'' if number == 1 else 's'}"
-    more = (f"About {needed - report['videos']} videos more ({needed} in all) would narrow the interval of event F1 to "
+    missing = counted(needed - report['videos'], 'video')
+    more = (f'About {missing} more ({needed} in all) would narrow the interval of event F1 to '
             f'±{WIDTH}.' if needed > report['videos'] else f'At least {FEW_FRAMES} frames should be labelled.')
-    return (f"Too few to tell: {of(report['frames'], 'frame')} of {of(report['videos'], 'video')}. Whatever stands "
-            f"below "
-            f'may be chance. {more}')
+    videos = counted(report['videos'], 'video')
+    return (f"Too few to tell: {counted(report['frames'], 'frame')} of {videos}. Whatever stands "
+            f'below may be chance. {more}')
 
 # %% ../../nbs/9_command/15_page.ipynb #580f22b2
 def remarks(report:Mapping) -> list[dict]:

@@ -22,6 +22,7 @@ from .truth import contradicted, contradiction, truth_of, with_files
 from ..dataset.leaks import find_leaks
 from ..dataset.records import Records
 from ..dataset.splits import SIDE_NAMES, read_splits
+from ..display import counted
 from ..evaluation.answers import answered, rank_frames
 from ..evaluation.baselines import (constant_answer, linear_probe, question_only, shuffled, time_prior,
                                                 vision_features)
@@ -172,9 +173,8 @@ def summary_table(
     "The model beside its baselines, in Markdown; what must be known first stands first"
     said = remarks(report)
     lines = [line for one in said if one['kind'] == 'warning' for line in (f"**{one['text']}**", '')]
-    of = 'video' if report['videos'] == 1 else 'videos'
-    lines += [f"{report['frames']} frames of {report['videos']} {of} ({report['split']}); intervals: "
-              f"{report['order']['intervals']}.", '', _line('', (TITLES[name] for name in names)),
+    lines += [f"{counted(report['frames'], 'frame')} of {counted(report['videos'], 'video')} ({report['split']}); "
+              f"intervals: {report['order']['intervals']}.", '', _line('', (TITLES[name] for name in names)),
               '|---' * (len(names) + 1) + '|',
               _line('**model**', (_interval(report['overall'][name]) for name in names))]
     over = report['mean_over_videos']

@@ -16,6 +16,7 @@ import numpy as np
 from ..dataset.loading import file_sides, record_sides, split_dataset
 from ..dataset.records import Records, each_line, label_files, load_schema, write_records
 from ..dataset.splits import SIDE_NAMES, SPLITS_FILE, Splits, write_splits
+from ..display import counted
 from ..evaluation.metrics import Frames
 from ..hints import pasteable
 from ..model.task import Task, survey_task
@@ -58,8 +59,8 @@ def contradicted(
 
 def contradiction(pictures:Sequence[str]) -> str:
     "What is to be known about them, a sentence"
-    many = '1 picture has' if len(pictures) == 1 else f'{len(pictures)} pictures have'
-    return f"{many} two answers in the labels, such as '{pictures[0]}'; the later one is taken for the truth."
+    return (f"{counted(len(pictures), 'picture has', 'pictures have')} two answers in the labels, such as "
+            f"'{pictures[0]}'; the later one is taken for the truth.")
 
 # %% ../../nbs/9_command/14_truth.ipynb #9449fbee
 def task_of(data_dir:str|Path) -> Task:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .terminal import (Adapter, Compile, Device, Dtype, Json, Model, Quantization, predictor_of,
                                             say, say_json, say_next)
-from ..display import seconds_of
+from ..display import counted, seconds_of
 from ..hints import pasteable
 from ..schema import VQAError
 
@@ -251,18 +251,23 @@ def _tell(result, broken, queued, asked) -> None:
     for s in result.segments:
         say(f'{s.start_s:8.2f} s to {s.end_s:8.2f} s  {s.event} in phase {s.phase}'
             + (f'  ({s.confidence:.2f})' if s.confidence else ''))
-    say(f"{len(result.segments)} segments, {result.timing['frames_per_s']:.1f} frames/s; review.html, timeline.png, "
-        f"segments.* and numbers are in {asked.output}" + (', clips in its folder clips' if asked.clips else ''))
+    say(f"{counted(len(result.segments), 'segment')}, {result.timing['frames_per_s']:.1f} frames/s; review.html, "
+        f'timeline.png, segments.* and numbers are in {asked.output}'
+        + (', clips in its folder clips' if asked.clips else ''))
     for violation in broken:
         say(f'{violation.time_s:8.2f} s  broken rule: {violation.message} ({violation.rule})'
             + (f'; doubtful: {violation.doubt}' if violation.doubt else ''))
     if asked.rules and not broken: say(f'No rule of {asked.rules} was broken.')
     if result.metrics:
         say(f"F1@50 {result.metrics['smoothed']['f1@50']:.2f}, frame by frame {result.metrics['raw']['f1@50']:.2f}")
-    if asked.to_label: say(f'{len(queued)} frames are waiting for labels in {asked.to_label}')
+    if asked.to_label: _tell_queue(queued, asked)
     _what_next(result, asked)
 
 # %% ../../nbs/9_command/11_video.ipynb #4110dd06
+def _tell_queue(queued, asked) -> None:
+    waiting = counted(len(queued), 'frame is waiting for its label', 'frames are waiting for labels')
+    say(f'{waiting} in {asked.to_label}')
+
 def _what_next(result, asked) -> None:
     "Why there is nothing, and the command that makes the next model better"
     if not result.segments:
@@ -292,12 +297,12 @@ def _many(predictor, asked, options, marks) -> None:
     else: outcomes = analyze_folder(predictor, asked.video_path, asked.output, **options)
     for outcome in outcomes:
         if asked.json_: say_json(asdict(outcome))
-        else: say(f'{outcome.video}: {outcome.status}, {outcome.segments} segments')
+        else: say(f'{outcome.video}: {outcome.status}, {counted(outcome.segments, "segment")}')
     if asked.to_label:
         queued = queue_from_folder(outcomes, asked.video_path, asked.output, predictor.schema, asked.to_label,
                                    asked.budget or 50)
         if asked.json_: say_json(dict(to_label=str(asked.to_label), asked=list(map(str, queued))))
-        else: say(f'{len(queued)} frames are waiting for labels in {asked.to_label}')
+        else: _tell_queue(queued, asked)
     _after_many(predictor, outcomes, asked)
 
 # %% ../../nbs/9_command/11_video.ipynb #baee4a9b
@@ -311,7 +316,7 @@ def _after_many(predictor, outcomes, asked) -> None:
     if not asked.json_:
         say(f'videos.csv, segments.csv and the numbers over videos are in {asked.output}')
     if len(whole) < len(outcomes):
-        raise VQAError(f'{len(outcomes) - len(whole)} of {len(outcomes)} videos failed; the others are done',
+        raise VQAError(f'{len(outcomes) - len(whole)} of {counted(len(outcomes), "video")} failed; the others are done',
                        asked.output/'videos.csv', exit_code=1)
     if not asked.json_: _next(asked)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from .records import Record
+from ..display import counted
 from ..schema import EventSchema, VQAError
 
 # %% ../../nbs/2_dataset/04_balance.ipynb #a518e356
@@ -56,7 +57,7 @@ def draw_balance(
         total = numbers.get(ALL_PICTURES) or 1
         axis.barh(range(len(labels)), [100 * numbers.get(label, 0) / total for label in labels], color=colors)
         axis.set_yticks(range(len(labels)), [' '.join(label) for label in labels])
-        axis.set_title(f'{name} ({total:.0f} pictures)', fontsize=9)
+        axis.set_title(f'{name} ({counted(round(total), "picture")})', fontsize=9)
         axis.set_xlabel('% of pictures', fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0, 0].invert_yaxis()

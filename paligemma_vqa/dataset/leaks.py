@@ -14,6 +14,7 @@ from pathlib import Path
 from .looks import ALIKE_BITS, Likeness, find_alike, look_at_all
 from .records import Record, group_of
 from .splits import Splits
+from ..display import counted
 
 # %% ../../nbs/2_dataset/09_leaks.ipynb #04d8233c
 def meaning(
@@ -22,11 +23,12 @@ def meaning(
     pairs:int,    # of pictures that show the same
 ) -> str:
     "What it means that pictures of two sides look alike, and what to do"
-    found = f'{pairs} such pair{"" if pairs == 1 else "s"}'
+    found = counted(pairs, 'such pair')
     if one == other: return (f"{found} of '{one}' itself: parts of one recording are in training and in the test, "
                              'so the figures are too good.')
     return (f"{found} of '{one}' and '{other}': if both are of one recording or one patient, give them the same "
-            '"video" in labels.jsonl and split anew; if they only look alike, the test is easier than a new video will be.')
+            '"video" in labels.jsonl and split anew; if they only look alike, the test is easier than a new video will '
+            'be.')
 
 # %% ../../nbs/2_dataset/09_leaks.ipynb #2c6c7dde
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ def find_leaks(
     alike = tuple((pair.one, pair.other) for pair in found if not pair.is_same_file)
     broken = sum(look.problem is not None for look in looks)
     telling = sum(look.is_telling for look in looks)
-    checks = [f'groups: {len(sides_of_group)} videos or lone pictures, {len(groups)} on two sides',
-              f'bytes: {len(side_of)} pictures, {len(exact)} on two sides'
+    apart = counted(len(sides_of_group), 'video or lone picture', 'videos or lone pictures')
+    checks = [f'groups: {apart}, {len(groups)} on two sides',
+              f'bytes: {counted(len(side_of), "picture")}, {len(exact)} on two sides'
               + (f', {broken} not readable' if broken else '')]
     if perceptual:
         empty = len(looks) - broken - telling
-        checks.append(f'looks: {telling} pictures, {len(alike)} alike on two sides (up to {ALIKE_BITS} of 64 bits)'
+        checks.append(f'looks: {counted(telling, "picture")}, {len(alike)} alike on two sides '
+                      f'(up to {ALIKE_BITS} of 64 bits)'
                       + (f', {empty} empty ones left out' if empty else ''))
     else: checks.append('looks: not compared')
     return LeakReport(dict(pictures), groups, exact, alike,

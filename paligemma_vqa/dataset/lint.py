@@ -20,6 +20,7 @@ from .looks import find_alike, look_at_all
 from .pictures import FRAMES, list_pictures, read_frames_file
 from .records import Record, each_line, group_of, label_files, load_schema
 from .splits import VIDEOS_FOR_A_TEST, Splits, advice_on_videos, read_splits
+from ..display import counted
 from ..files import write_atomically
 from ..journal import read_journal
 from ..schema import ANSWER_PREFIX, EventSchema, VQAError
@@ -137,7 +138,10 @@ def _check_repeats(lines:list[_Line]) -> Iterator[Finding]:
 # %% ../../nbs/2_dataset/10_lint.ipynb #34e70b86
 def _about_likeness(found:list, earlier:_Line, line:_Line, splits:Splits|None) -> Finding:
     "What it means that pictures of two videos show the same; one finding, whatever their number"
-    likeness, more = found[0], f', and so are {len(found) - 1} more pairs of these two videos' if len(found) > 1 else ''
+    likeness, more = found[0], ''
+    if len(found) > 1:
+        are, pairs = ('are', 'pairs') if len(found) > 2 else ('is', 'pair')
+        more = f', and so {are} {len(found) - 1} more {pairs} of these two videos'
     what = f'{likeness} of line {earlier.number}{more}'
     sides = [splits.side(one.record) if splits else None for one in (earlier, line)]
     if None not in sides and sides[0] != sides[1]:
@@ -204,7 +208,8 @@ def _check_others(folder:Path) -> Iterator[Finding]:
     for journal in sorted((folder/'labels').glob('[!.]*.jsonl')):
         find = partial(Finding, str(journal), None, 'warning', 'journal')
         end, damaged = read_journal(journal, lambda entry: None)
-        if damaged: yield find(f'{damaged} lines are damaged', 'They are passed over; the others count.')
+        if damaged:
+            yield find(counted(damaged, 'line is damaged', 'lines are damaged'), 'The others count.')
         if journal.stat().st_size > end:
             yield find('the last line is torn',
                        'It was never acknowledged; opening the folder for labeling puts it aside.')

@@ -21,6 +21,7 @@ from .balance import ALL_PICTURES, LabelReader
 from .blocks import Block, block_of, cut_slices, gap_for, make_blocks, moment
 from .looks import find_near_duplicates
 from .records import Record, group_of, load_schema
+from ..display import counted
 from ..files import write_atomically
 from ..schema import EventSchema, VQAError
 
@@ -144,7 +145,7 @@ def advice_on_videos(
 ) -> str|None:       # None: enough
     "What so many videos can show, to be said before the labeling"
     if videos >= VIDEOS_FOR_A_FIGURE: return None
-    many = f'{videos} video{"" if videos == 1 else "s"}'
+    many = counted(videos, 'video')
     enough = f'About {VIDEOS_FOR_A_FIGURE} tested videos give a figure to ±0.1 (if it scatters by 0.15 between videos).'
     if videos >= VIDEOS_FOR_A_TEST: return f'{many}: enough to try it out. {enough}'
     return (f'{many}: training and test will be parts of the same recordings, and the figures too good. '
@@ -208,7 +209,8 @@ def _with_sides(splits, assigned) -> Splits:
 def _group_by_looks(found, by, previous, folder) -> dict[str, str]:
     if not found.lone or by == 'frames': return {}
     if folder is None:
-        raise VQAError(f"{len(found.lone)} pictures, such as '{found.lone[0]}', belong to no known video",
+        raise VQAError(counted(len(found.lone), f"picture, '{found.lone[0]}', belongs to no known video",
+                               f"pictures, such as '{found.lone[0]}', belong to no known video"),
                        remedy='Give the folder, so that looks can decide.')
     known = dict(previous.near_duplicates) if previous else {}
     founders = {group: group for group in previous.sides if group not in found.times_s} if previous else {}
@@ -239,7 +241,7 @@ def _warn(splits, records, found) -> None:
                       'will be too good.', stacklevel=3)
     if splits.by == 'time blocks':
         left_out = sum(splits.group(record) is None for record in records)
-        many = f'{len(found.times_s)} video' + ('s are' if len(found.times_s) > 1 else ' is')
+        many = counted(len(found.times_s), 'video is', 'videos are')
         warnings.warn(f'{many} split into blocks of time, {splits.gap_s:g} s apart ({left_out} of {found.number} '
                       f'pictures lie between and are left out). {splits.caution} {VIDEOS_FOR_A_TEST} videos are '
                       'needed to test on one that was never seen.', stacklevel=3)
@@ -248,7 +250,7 @@ def _warn(splits, records, found) -> None:
         one, several = {'near-duplicates': ('group of pictures that look alike', 'groups of pictures that look alike'),
                         'time blocks': ('block of time', 'blocks of time')}.get(splits.by, ('video', 'videos'))
         number = len(splits.sides)
-        warnings.warn(f'There {f"is 1 {one}" if number == 1 else f"are {number} {several}"}: '
+        warnings.warn(f'There {"is" if number == 1 else "are"} {counted(number, one, several)}: '
                       f'nothing is left for {" and ".join(empty)}. Label another video.', stacklevel=3)
 
 # %% ../../nbs/2_dataset/08_splits.ipynb #45a5a068
@@ -384,7 +386,7 @@ def fold_splits(
     counts = count_groups(records, whole, schema or _schema_of(folder))
     if not 2 <= folds <= len(counts):
         remedy = f'Use 2 to {len(counts)}.' if len(counts) > 1 else 'Label another video.'
-        raise VQAError(f'{len(counts)} groups cannot make {folds} folds', remedy=remedy)
+        raise VQAError(f'{counted(len(counts), "group")} cannot make {counted(folds, "fold")}', remedy=remedy)
     parts = assign_groups(counts, {str(i): 1 / folds for i in range(folds)}, seed)
     return [_fold(whole, parts, i, folds) for i in range(folds)]
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..display import counted
 from .calibration import frame_confidence
 from .metrics import Frames
 from ..schema import VQAError
@@ -26,7 +27,7 @@ def answered(
     "`frames` with what a predictor says about each; `VQAError` when it says something about another number of them"
     found = list(tqdm(predictions, total=len(frames), desc=title, unit=' pictures',
                       disable=is_quiet or len(frames) < 50))
-    if len(found) != len(frames): raise VQAError(f'{len(found)} answers for {len(frames)} frames')
+    if len(found) != len(frames): raise VQAError(f'{counted(len(found), "answer")} for {counted(len(frames), "frame")}')
     probabilities = np.stack([p.probabilities for p in found]) if found[0].probabilities is not None else None
     if probabilities is not None: probabilities = probabilities / probabilities.sum(-1, keepdims=True)
     return replace(frames, predicted=np.array([frames.schema.codes(p.annotation) for p in found]),

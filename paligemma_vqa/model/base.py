@@ -21,6 +21,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
+from ..display import counted
 from .device import choose_device, choose_dtype
 from .pixels import processor_image_size
 from .weights import check_finite
@@ -155,7 +156,7 @@ def load_base(
         raise VQAError(f'the checkpoint cannot be loaded ({str(error).splitlines()[0]:.200})', folder,
                        remedy='Copy or download it again.') from error
     if wrong := [*report['missing_keys'], *report['unexpected_keys'], *report['mismatched_keys']]:
-        raise VQAError(f'the checkpoint does not fit a PaliGemma ({len(wrong)} tensors, such as '
+        raise VQAError(f'the checkpoint does not fit a PaliGemma ({counted(len(wrong), "tensor")}, such as '
                        f'{sorted(name if isinstance(name, str) else name[0] for name in wrong)[0]})', folder,
                        remedy='Copy config.json and the weights from the same checkpoint.')
     check_processor(processor, model.config, folder)

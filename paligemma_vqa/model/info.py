@@ -117,6 +117,7 @@ def _step(folder:Path) -> int:
 # %% ../../nbs/0_ground/26_info.ipynb #f1654c57
 _KINDS = dict(base_model=str, base_fingerprint=str, image_size=int, soft_capping=bool, question=str, answer_format=str,
               prompt_prefix=str, mode=str, dataset_fingerprint=str, metrics=dict, told=list, smoothing=dict)
+_NEEDED = ('schema', 'base_model', 'base_fingerprint', 'image_size', 'soft_capping')   # the rest has a default
 
 def _read_info(folder:Path, cls) -> AdapterInfo:
     path = folder / INFO_FILE
@@ -126,6 +127,8 @@ def _read_info(folder:Path, cls) -> AdapterInfo:
         raise VQAError(f'not JSON ({error})', path, remedy='Copy the adapter again.') from None
     try:
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        if missing := [name for name in _NEEDED if name not in values]:
+            raise VQAError(f"'{missing[0]}' is missing", remedy='Copy the adapter again.')
         if wrong := [name for name, kind in _KINDS.items() if not isinstance(known.get(name, kind()), kind)]:
             raise VQAError(f"'{wrong[0]}' is {known[wrong[0]]!r:.40}", remedy='Copy the adapter again.')
         info = cls(**known | dict(schema=EventSchema.from_dict(values['schema'])))

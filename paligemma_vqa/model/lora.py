@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..display import counted
 from .base import _quietly
 from .weights import check_finite, finite_json
 from ..schema import VQAError
@@ -85,7 +86,8 @@ def _read_lora(folder:Path) -> tuple['LoraConfig', dict[str, torch.Tensor]]:
         raise VQAError(f'the adapter cannot be read ({str(error).splitlines()[0]:.150})', folder,
                        remedy='Copy it again.') from error
     if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-        raise VQAError(f'{len(whole)} tensors hold whole numbers, such as {whole[0]}: what was learned is gone',
+        hold = counted(len(whole), 'tensor holds', 'tensors hold')
+        raise VQAError(f'{hold} whole numbers, such as {whole[0]}: what was learned is gone',
                        folder, remedy='Save the adapter again, in 16 or 32 bits.')
     return config, {current_key(key): value for key, value in tensors.items()}
 

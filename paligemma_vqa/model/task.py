@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..display import counted
 from .prompt import format_prompt
 from ..schema import ANSWER_PREFIX, Annotation, EventSchema, VQAError
 
@@ -89,8 +90,11 @@ class TaskSurvey:
                          f'as they are, and '
                          f"'{self.task.question:.60}' is the one that will be asked")
         if self.loose:
-            found.append(f'{self.loose} answers are not spelled as their format spells them: `paligemma-vqa lint '
-                         f'--fix` rewrites them')
+            found.append(counted(self.loose,
+                                 'answer is not spelled as its format spells it: '
+                                 '`paligemma-vqa lint --fix` rewrites it',
+                                 'answers are not spelled as their format spells them: '
+                                 '`paligemma-vqa lint --fix` rewrites them'))
         return found
 
     def to_dict(self) -> dict:

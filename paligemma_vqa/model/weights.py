@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..display import counted
 from ..schema import VQAError
 
 # %% ../../nbs/0_ground/16_weights.ipynb #d4a29240
@@ -33,7 +34,8 @@ def check_finite(
 ) -> None:
     "`VQAError` that names the file when a weight is not a number"
     if names := not_finite(tensors):
-        raise VQAError(f"{len(names)} tensors hold weights that are not numbers, such as {names[0]}", path,
+        hold = counted(len(names), 'tensor holds', 'tensors hold')
+        raise VQAError(f'{hold} weights that are not numbers, such as {names[0]}', path,
                        remedy=remedy, exit_code=1)
 
 # %% ../../nbs/0_ground/16_weights.ipynb #2582194d

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
 import torch
+from ..display import counted
 from ..inference.automaton import allowed_tokens
 from ..inference.compiled import FixedPasses, warm_up
 from ..inference.greedy import decode
@@ -108,7 +109,7 @@ def same_probabilities(subject:Subject, passes:FixedPasses|None) -> tuple[bool, 
                 if truth[subject.automaton.tokens(subject.schema.from_codes(codes))] > np.log(1e-3))
     allowed = 2e-3 if subject.model.dtype == torch.float32 else .25
     is_right = apart < allowed and len(found.answers) == len(truth)
-    return is_right, f'{len(found.answers)} answers, at most {apart:.4f} nats apart'
+    return is_right, f'{counted(len(found.answers), "answer")}, at most {apart:.4f} nats apart'
 
 # %% ../../nbs/8_prove/02_correct.ipynb #9cbf378e
 def batch_to_learn(subject:Subject, pictures:int=2, seed:int=0) -> dict:

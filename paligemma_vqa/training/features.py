@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from ..display import counted
 from ..media.images import Picture, open_image
 from ..model.pixels import preprocess_images, processor_image_size
 from ..files import write_atomically
@@ -42,7 +43,9 @@ def vision_core(model):
     trained = [name for part in ('vision_tower', 'multi_modal_projector') for name,
                p in getattr(core, part).named_parameters(part) if p.requires_grad]
     if trained:
-        raise VQAError(f'{len(trained)} weights of vision tower or projector train, such as {trained[0]}',
+        train = counted(len(trained), 'weight of vision tower or projector trains',
+                        'weights of vision tower or projector train')
+        raise VQAError(f'{train}, such as {trained[0]}',
                        remedy='Freeze them, or do without cached features.')
     return core
 
@@ -155,7 +158,8 @@ class FeatureCache(_Stored):
                 self.dtype, shape = features.dtype, (len(keys), *features.shape[1:])
                 needed, free = int(np.prod(shape)) * features.element_size(), shutil.disk_usage(self.folder).free
                 if needed > free * 0.95:
-                    raise VQAError(f'{len(keys)} pictures need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free',
+                    need = counted(len(keys), 'picture needs', 'pictures need')
+                    raise VQAError(f'{need} {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free',
                                    self.folder, remedy='Make room, or do without the cache.', exit_code=1)
                 stored = np.lib.format.open_memmap(partial, 'w+', _STORED[self.dtype], shape)
             stored[start:start + len(features)] = (features.view(torch.int16).numpy() if self.dtype == torch.bfloat16

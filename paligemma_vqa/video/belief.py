@@ -199,7 +199,8 @@ def choice_from_dict(values:Mapping, schema:EventSchema) -> Choice:
         return Choice(values['method'], _dynamics(values['dynamics'], schema), values['name'], values['scores'],
                       values['reason'], _dynamics(values['measured'], schema))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise VQAError(f'the smoothing that is kept with the adapter cannot be read ({error!r})',
+        why = f'{error} is missing' if isinstance(error, KeyError) else error
+        raise VQAError(f'the smoothing that is kept with the adapter cannot be read ({why})',
                        remedy='Measure it again with `paligemma-vqa evaluate`.') from None
 
 # %% ../../nbs/6_watch/14_belief.ipynb #1fe4ba09

@@ -52,14 +52,30 @@ def to_csv(
     return to_table(COLUMNS, [segment_row(segment, started_at, is_doubtful(segment)) for segment in segments])
 
 # %% ../../nbs/6_watch/03_exports.ipynb #28eb97ee
+def _said(row:dict, *names:str) -> tuple[str, object]:
+    "The first of `names` that says something, and what; `VQAError` when none does"
+    for name in names:
+        if row.get(name) not in (None, ''): return name, row[name]
+    raise VQAError(f'the segment has no {names[0]}', remedy='It needs event, phase, start_s and end_s, in seconds.')
+
+def _number(row:dict, read:Callable, *names:str) -> float:
+    "What stands there, as `read` understands it; `VQAError` when it is no number"
+    name, value = _said(row, *names)
+    try: number = read(value)
+    except (TypeError, ValueError, OverflowError): number = math.nan
+    if math.isfinite(number): return number
+    raise VQAError(f"{name} is '{value!s:.60}', which is no number", remedy='Write seconds; a time also as 0:01:05.2.')
+
 def _segment(row:dict) -> Segment:
-    def time_s(name): return seconds_of(row[f'{name}_s'] if row.get(f'{name}_s') not in (None, '') else row[name])
-    confidence = float(row['confidence']) if row.get('confidence') not in (None, '') else None
-    segment = Segment(str(row['event']), str(row['phase']), time_s('start'), time_s('end'), confidence,
-                      row.get('video') or None)
-    if not all(map(math.isfinite, (segment.start_s, segment.end_s, confidence or 0.0))):
-        raise ValueError('a time or confidence is not a number')
-    return segment
+    if not isinstance(row, dict):
+        raise VQAError(f"'{row!s:.60}' is no segment",
+                       remedy='Write {"event": …, "phase": …, "start_s": …, "end_s": …}.')
+    (_, event), (_, phase) = _said(row, 'event'), _said(row, 'phase')
+    start_s, end_s = _number(row, seconds_of, 'start_s', 'start'), _number(row, seconds_of, 'end_s', 'end')
+    if end_s < start_s:
+        raise VQAError(f'the segment ends at {end_s:g} s, before it begins at {start_s:g} s', remedy='Exchange them.')
+    confidence = None if row.get('confidence') in (None, '') else _number(row, float, 'confidence')
+    return Segment(str(event), str(phase), start_s, end_s, confidence, row.get('video') or None)
 
 def _rows(path:Path, text:str) -> list[tuple[int|None, dict]]:
     if path.suffix.lower() == '.csv': return list(read_table(text))
@@ -75,23 +91,20 @@ def read_segments(
     path:str|Path,              # .json or .csv
     schema:EventSchema|None=None,  # Events and phases are checked against it
 ) -> list[Segment]:
-    "Segments that `write_segments` or a person wrote; `VQAError` says which line is wrong"
+    "Segments that `write_segments` or a person wrote; `VQAError` says which line, or which segment, is wrong"
     path, segments = Path(path), []
     try: text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError: raise VQAError('no such file', path, remedy='Give segments as .json or .csv.') from None
     except UnicodeDecodeError: raise VQAError('not UTF-8 text', path, remedy='Save the file as UTF-8.') from None
     except OSError as error:
         raise VQAError(f'cannot be read ({error.strerror or error})', path, remedy='Check the path.') from None
-    for line, row in _rows(path, text):
-        try: segment = _segment(row)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise VQAError(f'not a segment: {row} ({error!r})', path, line,
-                           remedy='It needs event, phase, start_s and end_s, in seconds.') from None
-        if not segment.start_s <= segment.end_s: raise VQAError(f'the segment ends before it begins: {row}', path, line)
-        if schema:
-            try: schema.check({segment.event: segment.phase})
-            except VQAError as error: raise VQAError(error.message, path, line, remedy=error.remedy) from None
-        segments.append(segment)
+    for number, (line, row) in enumerate(_rows(path, text), 1):
+        try:
+            segments.append(segment := _segment(row))
+            if schema: schema.check({segment.event: segment.phase})
+        except VQAError as error:
+            where = '' if line else f'segment {number}: '    # JSON is read whole, and knows no lines
+            raise VQAError(f'{where}{error.message}', path, line, remedy=error.remedy) from None
     return segments
 
 # %% ../../nbs/6_watch/03_exports.ipynb #a15db1e9

@@ -8,7 +8,7 @@ __all__ = ['why_nothing']
 # %% ../../nbs/6_watch/18_nothing.ipynb #666b039c
 import numpy as np
 
-from ..display import clock
+from ..display import clock, counted
 from .analyze import VideoResult
 
 # %% ../../nbs/6_watch/18_nothing.ipynb #26d13937
@@ -19,7 +19,7 @@ def why_nothing(
     present = 1 - result.probabilities[..., 0]                      # [N, E]: that the event is there, in whatever phase
     frame, event = np.unravel_index(present.argmax(), present.shape)
     shown = int((result.probabilities.argmax(-1) > 0).any(-1).sum())
-    said = [f'No segment in {len(result.times_s)} pictures. The nearest is {result.schema.events[event]} at '
+    said = [f'No segment in {counted(len(result.times_s), "picture")}. The nearest is {result.schema.events[event]} at '
             f'{clock(result.times_s[frame], 1)}, with a probability of {present[frame, event]:.2f}.']
     if shown:
         said.append(f'In {shown} of them an event was more probable than none, too briefly or too rarely for a '

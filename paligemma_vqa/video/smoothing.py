@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import expm
 
 from ..dataset.records import Record
+from ..display import counted
 from ..schema import EventSchema, Segment, VQAError
 
 # %% ../../nbs/6_watch/01_smoothing.ipynb #b0813e71
@@ -266,7 +267,8 @@ def smooth(
     "int [N, E]: the state of every event in every frame; `VQAError` for an unknown method or missing dynamics"
     probabilities = np.asarray(probabilities, dtype=float)
     if len(probabilities) != len(times_s):
-        raise VQAError(f'{len(probabilities)} answers and {len(times_s)} times', remedy='Give one time for each frame.')
+        raise VQAError(f'{counted(len(probabilities), "answer")} and {counted(len(times_s), "time")}',
+                       remedy='Give one time for each frame.')
     if method == 'hmm':
         if dynamics is None:
             raise VQAError("method 'hmm' needs dynamics", remedy='Use Dynamics.by_hand(schema) or Dynamics.fit(…).')

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st

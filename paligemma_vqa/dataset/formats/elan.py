@@ -19,6 +19,7 @@ from .tables import table_bytes
 from .text import whole
 from ..pictures import FRAMES, read_frames_file
 from ..records import Record
+from ...display import counted
 from ...schema import EventSchema, Segment, VQAError
 
 # %% ../../../nbs/2_dataset/30_elan.ipynb #74cc4565
@@ -33,7 +34,7 @@ def _bounds(document:ElementTree.Element) -> dict[str, tuple[int, int]]:
     waiting = {one.get('ANNOTATION_ID'): one.get('ANNOTATION_REF') for one in document.iter('REF_ANNOTATION')}
     while solved := [one for one, parent in waiting.items() if parent in bounds]:
         for one in solved: bounds[one] = bounds[waiting.pop(one)]
-    if waiting: raise ValueError(f'{len(waiting)} annotations refer to none')
+    if waiting: raise ValueError(counted(len(waiting), 'annotation refers to none', 'annotations refer to none'))
     return bounds
 
 def _meaning(source:Source, tier:str, value:str) -> Meaning:

@@ -24,6 +24,7 @@ from .readers import READERS, SAME, guess_format, propose_schema
 from .source import Finder, Said, Source, find_video, plain_path
 from .tables import write_metadata, write_table
 from ..records import LABELS, Record, load_schema, make_record, read_records, write_records
+from ...display import counted
 from ...files import write_atomically
 from ...model.task import survey_task
 from ...schema import EventSchema, VQAError
@@ -174,12 +175,15 @@ def _collect(source:Source, format:str, empty:str) -> Imported:
         result.records += _make_records(item, said, source, format, question, answer_format)
     if result.records: return result
     if missing:
-        raise VQAError(f"none of the {len(missing)} pictures is in {folder}, such as '{missing[0]}'", source.path,
+        what = (f"the only picture, '{missing[0]}', is not in {folder}" if len(missing) == 1 else
+                f"none of the {len(missing)} pictures is in {folder}, such as '{missing[0]}'")
+        raise VQAError(what, source.path,
                        remedy='Copy them to images/.')
     if source.problems: raise source.problems[0]
     if result.empty:
-        raise VQAError(f'none of the {len(result.empty)} pictures has a label', source.path,
-                       remedy='If they were looked at and show no event, say so: --empty nothing.')
+        what, shown = f'none of the {len(result.empty)} pictures has a label', 'they were looked at and show'
+        if len(result.empty) == 1: what, shown = 'the only picture has no label', 'it was looked at and shows'
+        raise VQAError(what, source.path, remedy=f'If {shown} no event, say so: --empty nothing.')
     raise VQAError('there are no labels in it', source.path, remedy='Export the labeled tasks.')
 
 # %% ../../../nbs/2_dataset/33_exchange.ipynb #9d79bec5
@@ -234,13 +238,15 @@ _CANNOT_SAY_NOTHING = ('cvat', 'cvat-video', 'coco', 'intervals', 'elan', 'boris
 def _to_write(records:list[Record], format:str, schema:EventSchema, tell:Callable[[str], object]) -> list[Record]:
     "The records that a format can hold; tells what it cannot say"
     if nothing := sum(not schema.parse(record.answer) for record in records) if format in _CANNOT_SAY_NOTHING else 0:
-        tell(f'{nothing} of {len(records)} pictures show no event, which {format} cannot say; to bring them back, '
-             f'import with --empty nothing')
+        show, them = ('shows', 'it') if nothing == 1 else ('show', 'them')
+        tell(f'{nothing} of {counted(len(records), "picture")} {show} no event, which {format} cannot say; '
+             f'to bring {them} back, import with --empty nothing')
     if format in DIALECTS or format == 'imagefolder': return records
     unique = {record.image: record for record in records}
     if len(unique) < len(records):
-        tell(f'{len(records) - len(unique)} more answers about the same pictures are left out: {format} holds one a '
-             f'picture, the last')
+        more = counted(len(records) - len(unique), 'more answer about the same picture is',
+                       'more answers about the same pictures are')
+        tell(f'{more} left out: {format} holds one a picture, the last')
     return list(unique.values())
 
 # %% ../../../nbs/2_dataset/33_exchange.ipynb #0756e2e7

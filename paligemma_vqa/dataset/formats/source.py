@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 from ..pictures import Pictures
 from .meaning import Meaning, Names, add
 from .text import decode
+from ...display import counted
 from ...hints import pasteable
 from ...schema import Annotation, VQAError
 
@@ -241,14 +242,16 @@ def _cover(source:Source, video:str, frames:list, stretches:list[Stretch], extra
     late = [stretch for stretch in stretches if stretch.start > places[-1] + gap]
     unit = 'frame ' if stretches[0].in_frames else ''
     if late:
-        what = (f"{len(late)} of {len(stretches)} intervals begin after the last picture of '{video}' "
+        begin = 'begins' if len(late) == 1 else 'begin'
+        what = (f"{len(late)} of {counted(len(stretches), 'interval')} {begin} after the last picture of '{video}' "
                 f'({unit}{places[-1]:g}), the first at {unit}{late[0].start:g}')
         if len(late) == len(stretches):
             raise VQAError(what, source.path, late[0].line, 'Is the unit right? Times are seconds or HH:MM:SS; --fps '
                            'says how frames count.')
         source.leave_out(what)
     if points := [stretch for stretch in stretches if stretch.start == stretch.end and not stretch.end_included]:
-        what = f"{len(points)} intervals of '{video}' have no length, the first at {unit}{points[0].start:g}"
+        what = counted(len(points), f"interval of '{video}' has no length, at",
+                       f"intervals of '{video}' have no length, the first at") + f' {unit}{points[0].start:g}'
         if len(points) == len(stretches):
             raise VQAError(what, source.path, points[0].line, 'Write when they end; --map leaves a label out.')
         source.leave_out(what)

@@ -17,6 +17,7 @@ from .meaning import (PRESENT, Meaning, Names, add, fold, is_none, is_nothing,
 from .source import Said, Source, Stretch, lay_on, moment
 from .text import Table, number, safe_cell, seconds, whole
 from ..records import Record
+from ...display import counted
 from ...schema import Annotation, EventSchema, VQAError, words
 
 # %% ../../../nbs/2_dataset/27_tables.ipynb #a6820e45
@@ -165,7 +166,8 @@ def read_labels(
         labels, phases = pieces_of(label), [None] if phase is None else pieces_of(phase)
         if len(labels) < 2 and len(phases) < 2: raise
     if len(phases) not in (1, len(labels)):
-        raise VQAError(f"'{label}' names {len(labels)} events and '{phase}' {len(phases)} phases", path, line,
+        raise VQAError(f"'{label}' names {counted(len(labels), 'event')} and '{phase}' {counted(len(phases), 'phase')}",
+                       path, line,
                        'Write as many phases as events, or a row an event.')
     phases = phases if len(phases) > 1 else phases * len(labels)
     return [read_label(names, one, its, path, line) for one, its in zip(labels, phases)]

@@ -11,6 +11,7 @@ import codecs, csv, gzip, io, json, math, re, zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...display import counted
 from ...files import as_it_was, harmless
 from ...schema import VQAError, words
 
@@ -172,7 +173,8 @@ def _table(header:list[str], lines:list[tuple[int, list[str]]], path) -> Table:
         cells = [plain_cell(cell) for cell in cells]
         extra = cells[len(header):]
         if len(cells) < len(header) or any(extra):
-            broken.append(VQAError(f'{len(cells)} cells under {len(header)} columns', path, number,
+            broken.append(VQAError(f'{counted(len(cells), "cell")} under {counted(len(header), "column")}', path,
+                                   number,
                                    'Mend the row, or quote a cell with a separator in it.'))
             broken[-1].cells = cells
         else: rows.append((number, cells))
