@@ -65,7 +65,7 @@ def test_null_numbers_and_mixed_dates_of_label_studio_do_not_take_the_other_task
     ('image,A,a\na_000030.jpg,1,\n', "the column 'A' is there 2 times"), ('image,A\na_000030.jpg,?\n', "'A' with phase '?'"), ('image,answer\na_000030.jpg,perhaps\n', "'perhaps' is not in the schema"),
     ('image,A\na_000030.jpg,\n', 'the only picture has no label. If it was looked at and shows no event, say so: --empty nothing'),
     ('image,answer\na_000030.jpg,\n', '--empty nothing'), ('image,event,phase\na_000030.jpg,,\n', '--empty nothing'), ('picture_number,A\n1,1\n', 'no header that can be understood; the first line is picture_number, A'),
-    ('event,phase,start,end\nA,1,5,2\n', 'x.csv:2: the interval ends at 2, before it begins at 5'), ('event,phase,start,end\nA,1,900,901\n', 'begin after the last picture of'),
+    ('event,phase,start,end\nA,1,5,2\n', 'x.csv:2: the interval ends at 2, before it begins at 5'), ('event,phase,start,end\nA,1,900,901\n', '1 of 1 interval begins after the last picture of'),
     ('event,phase,start,end\nA,1,1,3\nA,2,1.5,3\n', "event 'A' in two phases"), ('video,event,phase,start,end\nother.mp4,A,1,1,2\n', "no frames of the video 'other.mp4'"),
     ('Frame\tA\n0\t9\n', "'A' with phase '9'"), ('Frame\tHook\n0\t1\n', 'the column Hook'), ('image,A\na_000030.jpg,1\na_000030.jpg,2\n', 'two answers')])
 def test_a_table_that_is_not_understood_is_refused_and_nothing_is_written(folder, text, complaint):
@@ -148,7 +148,7 @@ def test_labels_that_are_there_are_told_and_kept_or_replaced_with_a_backup(folde
     before = (folder/'labels.jsonl').read_bytes()
     path.write_text('image,A\na_000030.jpg,2\n')
     assert run(['import', str(path), str(folder)]) == 0 and (folder/'labels.jsonl').read_bytes() == before
-    assert 'were labeled otherwise and stay so: add --replace' in capsys.readouterr().err
+    assert 'was labeled otherwise and stays so: add --replace' in capsys.readouterr().err
     assert run(['import', str(path), str(folder), '--replace']) == 0 and (folder/'labels.jsonl').read_bytes() != before
     backup, = folder.glob('labels.jsonl.*.bak')
     assert backup.read_bytes() == before

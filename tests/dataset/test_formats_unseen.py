@@ -115,7 +115,7 @@ REFUSED = {
     'no twice in a dialogue': (json.dumps(dict(images=['a_000030.jpg'], messages=turns('A?', 'No', 'B?', 'no'))), 'x.jsonl', "the label 'No'"),
     'only points': ('video,event,phase,start,end\nop1,A,1,5,5\n', 'x.csv', '1 interval of .op1. has no length'),
     'only points, ELAN': ('<ANNOTATION_DOCUMENT><HEADER><MEDIA_DESCRIPTOR MEDIA_URL="op1.mp4"/></HEADER><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="1000"/></TIME_ORDER><TIER TIER_ID="A"><ANNOTATION>'
-                          '<ALIGNABLE_ANNOTATION ANNOTATION_ID="1" TIME_SLOT_REF1="a" TIME_SLOT_REF2="a"><ANNOTATION_VALUE>1</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>', 'x.eaf', 'have no length'),
+                          '<ALIGNABLE_ANNOTATION ANNOTATION_ID="1" TIME_SLOT_REF1="a" TIME_SLOT_REF2="a"><ANNOTATION_VALUE>1</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>', 'x.eaf', 'has no length'),
     'annotations of other images': (coco(dict(image_id=99, category_id=1)), 'x.json', 'no annotation is about an image that is listed'),
     'no categories': (coco(categories=()), 'x.json', 'there are no categories'),
     'categories that are all unknown': (coco(dict(image_id=30, category_id=9), dict(image_id=40, category_id=8)), 'x.json', 'annotation 1 cannot be read'),
