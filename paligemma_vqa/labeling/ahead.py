@@ -79,8 +79,9 @@ def neighbours_alike(
 ) -> bool:                  # Also when nothing can be read: then the names decide
     "Do pictures look like the next one, more than like one far away?"
     def small(path):
-        try: return np.asarray(_open(Path(folder, path), 64).convert('L').resize((32, 18), Image.Resampling.BOX), dtype=float)
+        try: gray = _open(Path(folder, path), 64).convert('L')
         except UNREADABLE: return None
+        return np.asarray(gray.resize((32, 18), Image.Resampling.BOX), dtype=float)
     def difference(first, second): return float(np.abs(first - second).mean())
     starts = sorted({round(i * max(len(paths) - 2, 0) / pairs) for i in range(pairs)})
     seen = [(small(paths[i]), small(paths[min(i + 1, len(paths) - 1)])) for i in starts]

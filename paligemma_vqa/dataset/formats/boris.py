@@ -138,7 +138,8 @@ def write_boris(records:Iterable[Record], schema:EventSchema, folder:Path, fps:f
                 place:Path|None=None) -> bytes:   # `place`: the folder that the project will lie in
     "A BORIS project, format 7.0, with one observation, and the way from `place` to its video"
     records = list(records)
-    video, segments, file = one_video(records, folder), segments_of(records, schema, fps), media_path(records, folder, place)
+    video, segments = one_video(records, folder), segments_of(records, schema, fps)
+    file = media_path(records, folder, place)
     now = datetime.now().isoformat(timespec='seconds')
     phases = {'0': {'name': 'phase', 'description': '', 'type': 0, 'values': list(schema.phases)}}
     behaviors = {str(i): {'type': 'State event', 'key': '', 'code': event, 'description': '', 'category': '',

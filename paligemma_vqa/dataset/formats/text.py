@@ -150,7 +150,8 @@ def parse_table(
     lines, start = candidates[-max(found)[1]], starts[-max(found)[1]]
     return _table(lines[start][1], lines[start + 1:], path)
 
-_TEMPLATE = ('The columns are image and one per event (its cells hold the phase), or image,event,phase, or image,answer, '
+_TEMPLATE = ('The columns are image and one per event (its cells hold the phase), or image,event,phase, '
+             'or image,answer, '
              'or video,event,phase,start_s,end_s.')
 
 # %% ../../../nbs/2_dataset/21_text.ipynb #c76e3e8c
