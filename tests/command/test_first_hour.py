@@ -6,6 +6,7 @@ import pytest
 import typer
 from terminal import fails, run
 
+from paligemma_vqa.display import counted
 from paligemma_vqa.command.cli import app
 from paligemma_vqa.dataset.records import load_schema
 from paligemma_vqa.labeling.store import LabelStore
@@ -233,4 +234,4 @@ def test_what_somebody_comes_from_comes_in(row, exported, tmp_path):
         elif name.endswith('.txt'): a_video(data, file.stem, 25, 8)
         else: pictures_of(data, ('a_000030.jpg', 'a_000040.jpg'))
         done = run(words[0], file, data, *words[3:], *(['--empty', 'nothing'] if name == 'intervals.csv' else []))
-        assert done.returncode == 0 and f'{count} pictures labeled' in done.stdout, (name, done.stderr)
+        assert done.returncode == 0 and f'{counted(count, "picture")} labeled' in done.stdout, (name, done.stderr)
