@@ -17,6 +17,7 @@ from ..dataset.balance import NO_EVENT, count_labels
 from ..dataset.lint import Finding, lint
 from ..dataset.records import LABELS, Record, each_line, group_of, load_schema
 from ..dataset.splits import WAYS, Splits, read_splits
+from ..display import counted
 from .agreement import Agreement, agreement
 from .store import LabelStore
 from ..schema import EventSchema
@@ -119,8 +120,6 @@ something only on videos that took no part in training, so keep to the split, or
   place must allow it. This card states no licence; without one from the owner of the pictures there is none.
 """
 
-def _many(number:int, what:str) -> str: return f'{number:,} {what}{"" if number == 1 else "s"}'
-
 def _named(names:Iterable[str]) -> str: return ', '.join(map(escaped, names))
 
 # %% ../../nbs/1_label/11_card.ipynb #8db18392
@@ -166,8 +165,8 @@ def _findings(findings:Sequence[Finding]) -> str:
         return f'{Path(finding.path).name}:{finding.line}: {finding.message}' if finding.line else finding.message
     rows = table(['finding', 'level', 'number', 'for example'],
                  ([code, level, number, message(first(level, code))] for (level, code), number in kinds.items()))
-    counted = f'{_many(errors, "error")} and {_many(len(findings) - errors, "warning")}'
-    return f'`paligemma-vqa lint` found {counted}.\n\n{rows}'
+    both = f'{counted(errors, "error")} and {counted(len(findings) - errors, "warning")}'
+    return f'`paligemma-vqa lint` found {both}.\n\n{rows}'
 
 # %% ../../nbs/1_label/11_card.ipynb #7853d961
 _LOADING = """```python
@@ -185,7 +184,7 @@ def card_text(
 ) -> str:
     "The card below its head, in Markdown"
     videos, pictures = sum(contents.videos.values()), sum(contents.pictures.values())
-    first = (f'{_many(pictures, "picture")} of {_many(videos, "video")}, {_many(contents.records, "record")}. '
+    first = (f'{counted(pictures, "picture")} of {counted(videos, "video")}, {counted(contents.records, "record")}. '
              f'Each says which of the events {_named(schema.events)} are visible and in which of the phases '
              f'{_named(schema.phases)}.')
     return '\n\n'.join([f'# {escaped(name)}', first, _LOADING, *_what_is_in_it(contents, schema),
